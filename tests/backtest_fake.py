@@ -61,11 +61,15 @@ def fake_result(bars=1500, freq="D", symbols=("SIM",), seed=0, hold=30, initial=
         trades=trades,
         positions=pd.DataFrame(units, ts, list(symbols)),
         exposure=pd.DataFrame(dict(gross=np.abs(weights).sum(axis=1), net=weights.sum(axis=1)), ts),
-        costs=dict(fee=fee.sum(), spread=half.sum(), slippage=0.0, impact=0.0, borrow=0.0, funding=0.0),
+        costs=dict(fees=fee.sum(), spread=half.sum(), slippage=0.0, impact=0.0, borrow=0.0, funding=0.0),
         bars=SimpleNamespace(**market),
         strategy="random_trend",
         params=dict(hold=hold, drift=drift),
         options=dict(fill="next_open", stop_from="entry", leverage=1.0),
+        costs_model=[dict(fee_bps=fee_bps, spread_bps=2.0, impact=0.0)] * n,
+        sizing=dict(rule="quantity"),
+        limits=dict(max_gross=float("inf"), max_drawdown=1.0),
+        benchmark=None,
         warnings=["simulated prices: this is an example, not evidence"],
         periods_per_year=per_year,
     )
@@ -73,7 +77,9 @@ def fake_result(bars=1500, freq="D", symbols=("SIM",), seed=0, hold=30, initial=
 
 def _orders(fills):
     "One filled market order for each fill"
-    rows = fills[["ts", "symbol", "qty"]].assign(limit=np.nan, stop=fills.ref * 0.97, take=fills.ref * 1.05, trail=np.nan)
+    rows = fills[["ts", "symbol", "qty"]].assign(
+        limit=np.nan, stop=fills.ref * 0.97, take=fills.ref * 1.05, trail=np.nan
+    )
     rows = rows.assign(expire=0, status="filled", filled=fills.qty, avg_price=fills.price, reason="target")
     return rows.rename_axis("id").reset_index()
 
@@ -103,13 +109,15 @@ def _trades(k, symbol, ts, units, raw, cost_bps, rng):
     )[COLUMNS]
 
 
-COLUMNS = "id symbol side entry_ts exit_ts qty entry_price exit_price pnl ret fees costs mae mfe bars entry_reason".split()
+COLUMNS = (
+    "id symbol side entry_ts exit_ts qty entry_price exit_price pnl ret fees costs mae mfe bars entry_reason".split()
+)
 COLUMNS += ["exit_reason", "open"]
 
 
 def flat_result(bars=5, initial=1000.0):
     "A result that never traded"
-    r = fake_result(max(bars, 2), hold=10**9)
+    r = fake_result(max(bars, 2), hold=max(bars, 2))
     keep = slice(0, bars)
     r.equity = pd.Series(initial, r.equity.index[keep], name="equity")
     r.returns, r.initial, r.warnings = r.equity * 0.0, initial, []

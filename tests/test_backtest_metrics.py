@@ -43,7 +43,10 @@ def same(name, r, n=252):
 
 
 @settings(max_examples=60, deadline=None)
-@given(r=arrays(float, st.integers(1, 60), elements=st.floats(-0.3, 0.3).map(lambda x: round(x, 6))), n=st.sampled_from([12, 365]))
+@given(
+    r=arrays(float, st.integers(1, 60), elements=st.floats(-0.3, 0.3).map(lambda x: round(x, 6))),
+    n=st.sampled_from([12, 365]),
+)
 def test_equal_to_empyrical_on_random_returns(r, n):
     for name in PAIRS:
         same(name, r, n)
@@ -75,7 +78,9 @@ def test_value_at_risk_equals_empyrical_and_leaves_nan_out():
     r = np.random.default_rng(1).normal(0, 0.01, 997)
     for level in (0.01, 0.05, 0.5):
         assert m.value_at_risk(r, level) == pytest.approx(empyrical.value_at_risk(r, level), rel=1e-12)
-        assert m.conditional_value_at_risk(r, level) == pytest.approx(empyrical.conditional_value_at_risk(r, level), rel=1e-12)
+        assert m.conditional_value_at_risk(r, level) == pytest.approx(
+            empyrical.conditional_value_at_risk(r, level), rel=1e-12
+        )
     assert m.value_at_risk(np.append(r, np.nan)) == m.value_at_risk(r)
 
 
@@ -107,14 +112,26 @@ def test_ruin_is_a_total_loss_and_not_nan():
     r.returns = r.equity / r.equity.shift(fill_value=1000.0) - 1
     got = m.metrics(r)
     assert got["annual_return"] == -1.0 and got["total_return"] == pytest.approx(-1.1)
-    assert got["max_drawdown"] == pytest.approx(-1.1) and got["volatility"] == pytest.approx(np.std([0, -0.5, -1.2], ddof=1) * 252**0.5)
+    assert got["max_drawdown"] == pytest.approx(-1.1) and got["volatility"] == pytest.approx(
+        np.std([0, -0.5, -1.2], ddof=1) * 252**0.5
+    )
     assert got["max_drawdown_bars"] == 5
 
 
 def test_no_trades_gives_zero_growth_and_undefined_ratios():
     got = m.metrics(flat_result())
     assert got["total_return"] == 0 and got["trades"] == 0 and got["exposure"] == 0 and got["turnover"] == 0
-    for k in ("sharpe", "sortino", "calmar", "omega", "hit_rate", "profit_factor", "expectancy", "avg_bars", "break_even_bps"):
+    for k in (
+        "sharpe",
+        "sortino",
+        "calmar",
+        "omega",
+        "hit_rate",
+        "profit_factor",
+        "expectancy",
+        "avg_bars",
+        "break_even_bps",
+    ):
         assert math.isnan(got[k]), k
 
 
@@ -138,7 +155,9 @@ def slow_longest(dd):
 
 
 @settings(max_examples=100, deadline=None)
-@given(e=arrays(float, st.integers(1, 40), elements=st.integers(1, 6).map(float)), initial=st.sampled_from([1.0, 3.0, 7.0]))
+@given(
+    e=arrays(float, st.integers(1, 40), elements=st.integers(1, 6).map(float)), initial=st.sampled_from([1.0, 3.0, 7.0])
+)
 def test_drawdown_and_its_duration_equal_a_plain_loop(e, initial):
     dd, peak, want = m.drawdown(e, initial), initial, []
     for x in e:
@@ -158,11 +177,11 @@ def test_metrics_of_a_result_agree_with_their_definitions():
     assert got["calmar"] == pytest.approx(empyrical.calmar_ratio(r.returns, annualization=252))
     assert got["hit_rate"] == (t.pnl > 0).mean() and got["trades"] == len(t)
     assert got["exposure"] == (r.positions.abs().sum(axis=1) > 0).mean()
-    assert got["costs"] == pytest.approx(sum(r.costs.values())) and got["fees"] == r.costs["fee"]
+    assert got["costs"] == pytest.approx(sum(r.costs.values())) and got["fees"] == r.costs["fees"]
     traded = (r.fills.qty.abs() * r.fills.ref).sum()
     assert got["turnover"] == pytest.approx(traded / e.mean() / (800 / 252))
     paid = got["break_even_bps"] * 1e-4 * traded
-    assert e.iloc[-1] - r.initial + r.costs["fee"] + r.costs["spread"] - paid == pytest.approx(0, abs=1e-6)
+    assert e.iloc[-1] - r.initial + r.costs["fees"] + r.costs["spread"] - paid == pytest.approx(0, abs=1e-6)
     json.dumps(got)  # plain numbers
 
 

@@ -6,7 +6,7 @@
 __all__ = ['ALLOWED', 'kernel', 'array_at', 'record_at', 'call_at', 'address', 'rebind', 'host', 'fingerprint', 'cache_dir',
            'compiled', 'entry', 'native']
 
-# %% ../nbs/01_jit.ipynb #ebbb9f0b
+# %% ../nbs/01_jit.ipynb #bb92f177
 import ctypes
 import dis
 import hashlib
@@ -18,6 +18,7 @@ import re
 import sys
 import threading
 import types
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,17 +34,18 @@ def kernel(fn=None, *, inline: bool = True):
     fn.__kernel__ = inline
     return fn
 
-# %% ../nbs/01_jit.ipynb #33397974
+# %% ../nbs/01_jit.ipynb #44799375
 def array_at(addr: int, shape: tuple, dtype):
     "C-contiguous array of `dtype` and `shape` over the memory at `addr`, which the caller keeps alive"
     dtype = np.dtype(dtype)
-    buf = (ctypes.c_char * (dtype.itemsize * math.prod(shape))).from_address(addr)
-    return np.frombuffer(buf, dtype).reshape(shape)
+    buf = (ctypes.c_char * int(dtype.itemsize * math.prod(shape))).from_address(int(addr))
+    made = np.frombuffer(buf, dtype).reshape(shape)
+    return made.view(np.recarray) if dtype.names else made
 
 
 def record_at(addr: int, dtype):
     "Record of `dtype` over the memory at `addr`"
-    return array_at(addr, (1,), dtype).view(np.recarray)[0]
+    return array_at(addr, (1,), dtype)[0]
 
 
 def call_at(addr: int, arg: int) -> int:
@@ -55,7 +57,7 @@ def address(a: np.ndarray) -> int:
     "Address of the first element of `a`"
     return a.__array_interface__["data"][0]
 
-# %% ../nbs/01_jit.ipynb #9811f38b
+# %% ../nbs/01_jit.ipynb #a32abb1c
 _STUBS = (array_at, record_at, call_at)
 _FOREIGN = ("numpy", "numba", "math")
 
@@ -64,9 +66,11 @@ def _is_kernel(v) -> bool:
     return isinstance(v, types.FunctionType) and v not in _STUBS and (v.__module__ or "").split(".")[0] not in _FOREIGN
 
 
-def _names(code) -> set:
-    "Global names used by `code` and by the code nested in it"
-    return set(code.co_names).union(*(_names(c) for c in code.co_consts if isinstance(c, types.CodeType)))
+@lru_cache(maxsize=4096)
+def _names(code) -> frozenset:
+    "Global names used by `code` and by the code nested in it (`co_names` would add the names of attributes)"
+    own = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return frozenset(own.union(*(_names(c) for c in code.co_consts if isinstance(c, types.CodeType))))
 
 
 def _captured(fn) -> dict:

@@ -16,7 +16,7 @@ Conventions, the same for every function:
 __all__ = ['NAMES', 'total_return', 'annual_return', 'volatility', 'sharpe', 'downside_risk', 'sortino', 'omega', 'drawdown',
            'max_drawdown', 'under_water', 'calmar', 'tails', 'value_at_risk', 'conditional_value_at_risk', 'tail_ratio',
            'moments', 'skew', 'kurtosis', 'alpha_beta', 'trade_stats', 'turnover', 'break_even_bps', 'hold',
-           'benchmark_level', 'notional', 'break_even_cost', 'metrics', 'text', 'table']
+           'benchmark_level', 'notional', 'costs_paid', 'break_even_cost', 'metrics', 'text', 'table']
 
 # %% ../../nbs/backtest/03_metrics.ipynb #2bef4b73
 import math
@@ -237,8 +237,9 @@ def benchmark_level(result, benchmark=None):
     """Benchmark as a Series of levels on the result's bars, starting at 1; None where there is nothing to compare with.
 
     `benchmark`: a Series of levels with a UTC index (as-of, never backward), a frame of bars (its `close`), an array of one level
-    per bar, False for none, or None for buying and holding the result's own bars.
+    per bar, False for none, or None for the result's own benchmark, else for buying and holding its bars.
     """
+    benchmark = getattr(result, "benchmark", None) if benchmark is None else benchmark
     index, bars = result.equity.index, getattr(result, "bars", None)
     if benchmark is False or (benchmark is None and bars is None):
         return None
@@ -273,9 +274,14 @@ def notional(result) -> np.ndarray:
     return value * f["symbol"].map(mult).to_numpy(float) if any(m != 1 for m in mult.values()) else value
 
 
+def costs_paid(result) -> dict[str, float]:
+    "Money paid by kind: fees, spread, slippage, impact, borrow, funding"
+    return {("fees" if k == "fee" else k): float(v) for k, v in result.costs.items()}
+
+
 def break_even_cost(result) -> float:
     "`break_even_bps` of a result: net P&L plus fees, spread, slippage and impact paid, over the money traded; NaN without fills"
-    paid = sum(result.costs.get(k, 0.0) for k in ("fee", "spread", "slippage", "impact"))
+    paid = sum(v for k, v in costs_paid(result).items() if k not in ("borrow", "funding"))
     return break_even_bps(float(result.equity.iloc[-1]) - result.initial, paid, float(notional(result).sum()))
 
 
@@ -311,7 +317,7 @@ def metrics(result, benchmark=None) -> dict[str, float]:
         turnover=turnover(traded, e, n),
         **trade_stats(done["pnl"]),
         avg_bars=float(done["bars"].mean()),
-        **{("fees" if k == "fee" else k): float(v) for k, v in result.costs.items()},
+        **costs_paid(result),
         costs=float(sum(result.costs.values())),
         break_even_bps=break_even_cost(result) if len(e) else math.nan,
         **dict(zip(("alpha", "beta"), _against(result, r, benchmark), strict=True)),
@@ -340,11 +346,7 @@ NAMES: dict[str, tuple[str, str, str]] = {
     "omega": ("Omega ratio", "x", "sum of gains over sum of losses of bar returns"),
     "max_drawdown": ("Max drawdown", "%", "deepest fall below a former equity peak"),
     "max_drawdown_bars": ("Longest drawdown, bars", "n", "longest run of bars below a former peak"),
-    "max_drawdown_days": (
-        "Longest drawdown, days",
-        "n",
-        "calendar days from that peak to its recovery or the last bar",
-    ),
+    "max_drawdown_days": ("Longest drawdown", "days", "calendar days from that peak to its recovery or the last bar"),
     "var_95": ("VaR 95 %", "%", "5 % quantile of bar returns, historical"),
     "cvar_95": ("CVaR 95 %", "%", "mean of the worst 5 % of bar returns"),
     "tail_ratio": ("Tail ratio", "x", "95 % quantile over 5 % quantile of bar returns, absolute"),
@@ -372,7 +374,7 @@ NAMES: dict[str, tuple[str, str, str]] = {
     "final_equity": ("Final equity", "$", "account at the last close"),
     "years": ("Years", "x", "bars over periods per year"),
     "periods_per_year": ("Periods per year", "n", "bars a year used to annualise"),
-}
+}  # fmt: skip
 
 
 def text(name: str, value: float) -> str:
@@ -382,9 +384,11 @@ def text(name: str, value: float) -> str:
         return "–"
     if math.isinf(value) or abs(value) >= 1e15:
         return "∞" if value > 0 else "−∞"
-    small = ".4f" if unit == "%" and 0 < abs(value) < 1e-3 else ".2f"
+    small = ".4f" if unit == "%" and 5e-7 <= abs(value) < 5e-5 else ".2f"
     form = {"%": f"{value * 100:,{small}} %", "n": f"{value:,.0f}", "$": f"{value:,.2f}", "bps": f"{value:,.1f} bps"}
-    return form.get(unit, f"{value:,.2f}").replace("-", "−")
+    form["days"] = f"{value:,.{0 if value >= 10 else 1}f} days"
+    out = form.get(unit, f"{value:,.2f}")
+    return out.replace("-", "−" if any(c in "123456789" for c in out) else "")
 
 
 def table(metrics: dict):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DAY', 'MINUTE', 'BUILTIN', 'Sessions', 'sessions', 'clock', 'session_closes', 'session_starts', 'guess_calendar',
-           'sessions_per_year', 'make_table']
+           'sessions_per_year', 'bars_per_year', 'make_table']
 
 # %% ../../nbs/data/01_calendars.ipynb #7d993daa
 from dataclasses import dataclass
@@ -100,6 +100,16 @@ def sessions(calendar: str, first: int, last: int) -> Sessions:
     return s
 
 # %% ../../nbs/data/01_calendars.ipynb #3dc9eac1
+_BLOCK = 32_768
+
+
+def _edges(ts, calendar):
+    "Closing time of each session from the first stamp's to the last stamp's, and the row at which each begins, with len(ts) at the end."
+    s = sessions(calendar, ts[0], ts[-1])
+    lo, hi = s.find(ts[0]), s.find(ts[-1])
+    return s.close[lo : hi + 1], np.append(np.searchsorted(ts, s.start[lo : hi + 1], side="right"), len(ts))
+
+
 def clock(ts, calendar: str) -> np.ndarray:
     """int64[T, 3] for increasing known-at stamps `ts` (int64 ns): session number from the first stamp's session (missing sessions
     are counted), bar number in the session from 0, and seconds to the session's close, rounded up, 0 at and after it."""
@@ -107,14 +117,18 @@ def clock(ts, calendar: str) -> np.ndarray:
     out = np.empty((len(ts), 3), np.int64)
     if not len(ts):
         return out
-    s = sessions(calendar, ts[0], ts[-1])
-    lo, hi = s.find(ts[0]), s.find(ts[-1])
-    edges = np.append(np.searchsorted(ts, s.start[lo : hi + 1], side="right"), len(ts))
-    n = np.diff(edges)
-    out[:, 0] = np.repeat(np.arange(hi - lo + 1), n)
-    out[:, 1] = np.arange(len(ts)) - np.repeat(edges[:-1], n)
-    left = np.repeat(s.close[lo : hi + 1], n) - ts
-    np.maximum((left + 999_999_999) // 1_000_000_000, 0, out=out[:, 2])
+    close, edges = _edges(ts, calendar)
+    number = np.repeat(np.arange(len(close)), np.diff(edges))
+    for a in range(0, len(ts), _BLOCK):  # block by block, so that what is computed stays in the processor's cache
+        b = min(a + _BLOCK, len(ts))
+        n, block = number[a:b], out[a:b]
+        block[:, 0] = n
+        np.subtract(np.arange(a, b), edges[n], out=block[:, 1])
+        left = close[n]
+        left -= ts[a:b]
+        left += 999_999_999
+        left //= 1_000_000_000
+        np.maximum(left, 0, out=block[:, 2])
     return out
 
 # %% ../../nbs/data/01_calendars.ipynb #ed1a6b5a
@@ -149,12 +163,25 @@ def guess_calendar(ts) -> str:
     ts = np.asarray(ts, np.int64)
     if len(ts) == 0 or ts[-1] - ts[0] < 8 * DAY:
         return "24/7"
-    return "24/7" if ((ts - 1) // DAY % 7 == 2).any() else "24/5"  # day 2 after 1970-01-01 was a Saturday
+    saturday = (np.arange(ts[0] // DAY // 7 - 1, ts[-1] // DAY // 7 + 2) * 7 + 2) * DAY  # 1970-01-03 was a Saturday
+    some = np.searchsorted(ts, saturday + DAY, side="right") > np.searchsorted(ts, saturday, side="right")
+    return "24/7" if some.any() else "24/5"
 
 
 def sessions_per_year(calendar: str) -> int:
     "365 for a market that never closes, else 252, the usual number of trading days."
     return 365 if calendar == "24/7" else 252
+
+
+def bars_per_year(ts, calendar: str) -> float:
+    "Median bars in a session times sessions a year; with one bar a session or less, sessions a year over the median step."
+    if not len(ts):
+        return float(sessions_per_year(calendar))
+    n = np.diff(_edges(np.ascontiguousarray(ts, np.int64), calendar)[1])
+    used = np.flatnonzero(n)
+    per_session = float(np.median(n[used]))
+    step = float(np.median(np.diff(used))) if per_session == 1 and len(used) > 1 else 1.0
+    return per_session * sessions_per_year(calendar) / step
 
 # %% ../../nbs/data/01_calendars.ipynb #d5b0411d
 def make_table(name: str, first: str, last: str) -> dict[str, np.ndarray]:
