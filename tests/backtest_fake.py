@@ -40,7 +40,7 @@ def fake_result(bars=1500, freq="D", symbols=("SIM",), seed=0, hold=30, initial=
     fills = pd.DataFrame(
         dict(ts=ts[at], symbol=np.array(symbols)[j], qty=move[at, j], ref=open_[at, j])
         | dict(price=open_[at, j] * (1 + np.sign(move[at, j]) * 1e-4), fee=fee[at, j], spread=half[at, j])
-        | dict(slippage=0.0, impact=0.0, reason="target", order=np.arange(len(at)), trade=0)
+        | dict(slippage=0.0, impact=0.0, reason="target", order=np.arange(len(at)), trade=-1)
     )
     trades = pd.concat([_trades(k, s, ts, units[:, k], raw[:, k], fee_bps + 1, rng) for k, s in enumerate(symbols)])
     trades = trades.sort_values("entry_ts", kind="stable").reset_index(drop=True)

@@ -8,4 +8,40 @@ Modules:
 - `tradebench.backtest.report`: Tables of a result, and one self-contained HTML page that a reviewer can open anywhere.
 - `tradebench.features.volatility`: Realised volatility from closes, ranges and gaps, the exponentially weighted one, and the Hurst exponent."""
 
+from importlib import import_module
+
 __version__ = "0.1.0"
+
+_WHERE = {
+    "backtest.costs": ("Costs",),
+    "backtest.exchange": ("Options",),
+    "backtest.result": ("Result",),
+    "backtest.sweep": ("sweep", "metric"),
+    "backtest.runs": ("runs", "load_run", "compare", "verify", "run_backtest"),
+    "data.bars": ("Bars", "prepare"),
+    "data.instruments": ("Instrument", "instrument"),
+    "data.simulator": ("simulate",),
+    "data.sources": ("load",),
+    "errors": ("TradebenchError", "SettingsError", "DataError", "StrategyError", "EngineError", "RunError"),
+    "params": ("param",),
+    "registry": ("find", "catalogue"),
+    "risk.sizing": ("Sizing", "Limits", "fraction", "quantity", "volatility", "kelly"),
+    "strategies.follow": ("pandas_strategy",),
+    "strategies.strategy": ("strategy", "column", "higher", "decide", "long_if", "short_if", "hold", "flat"),
+}
+_HOME = {name: module for module, names in _WHERE.items() for name in names}
+__all__ = sorted([*_HOME, "backtest"])
+
+
+def __getattr__(name):
+    if name == "backtest":
+        return import_module("tradebench.backtest")  # a package that can be called
+    if name not in _HOME:
+        raise AttributeError(f"module 'tradebench' has no attribute {name!r}")
+    value = getattr(import_module(f"tradebench.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

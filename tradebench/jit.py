@@ -57,7 +57,7 @@ def address(a: np.ndarray) -> int:
     "Address of the first element of `a`"
     return a.__array_interface__["data"][0]
 
-# %% ../nbs/01_jit.ipynb #a32abb1c
+# %% ../nbs/01_jit.ipynb #c6ca312c
 _STUBS = (array_at, record_at, call_at)
 _FOREIGN = ("numpy", "numba", "math")
 
@@ -73,16 +73,40 @@ def _names(code) -> frozenset:
     return frozenset(own.union(*(_names(c) for c in code.co_consts if isinstance(c, types.CodeType))))
 
 
+def _uses(fn) -> list:
+    "(name, value) of the globals and closure cells that `fn` uses"
+    found = [(k, fn.__globals__[k]) for k in sorted(_names(fn.__code__)) if k in fn.__globals__]
+    return found + list(zip(fn.__code__.co_freevars, (c.cell_contents for c in fn.__closure__ or ()), strict=True))
+
+
+def _members(module, code) -> dict:
+    "What `code` takes from a module of Python functions, such as `tb` in `tb.long_if`; nothing from numpy or math"
+    if not isinstance(module, types.ModuleType) or module.__name__.split(".")[0] in _FOREIGN:
+        return {}
+    return {k: getattr(module, k) for k in sorted({*code.co_names}) if hasattr(module, k)}
+
+
 def _captured(fn) -> dict:
-    "What `fn` uses from outside: globals and closure cells by name"
-    found = {k: fn.__globals__[k] for k in sorted(_names(fn.__code__)) if k in fn.__globals__}
-    return found | dict(zip(fn.__code__.co_freevars, (c.cell_contents for c in fn.__closure__ or ()), strict=True))
+    "What `fn` uses from outside, by name"
+    found = {}
+    for name, value in _uses(fn):
+        inside = _members(value, fn.__code__)
+        found |= {f"{name}.{k}": v for k, v in inside.items()} if inside else {name: value}
+    return found
 
 
 def rebind(fn, change):
     "Copy of `fn` in which each captured value `v` is `change(v)`"
-    cells = fn.__closure__ and tuple(types.CellType(change(c.cell_contents)) for c in fn.__closure__)
-    outer = {k: change(fn.__globals__[k]) for k in _names(fn.__code__) if k in fn.__globals__}
+
+    def swap(value):
+        if not (inside := _members(value, fn.__code__)):
+            return change(value)
+        copy = types.ModuleType(value.__name__)
+        copy.__dict__.update({k: change(v) for k, v in inside.items()})
+        return copy
+
+    cells = fn.__closure__ and tuple(types.CellType(swap(c.cell_contents)) for c in fn.__closure__)
+    outer = {k: swap(v) for k, v in _uses(fn) if k in fn.__globals__}
     outer |= {"__builtins__": __builtins__, "__name__": fn.__module__}
     return types.FunctionType(fn.__code__, outer, fn.__name__, fn.__defaults__, cells)
 
@@ -203,14 +227,12 @@ def fingerprint(*parts) -> str:
     text = repr([_describe(p, {}) for p in parts])
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-# %% ../nbs/01_jit.ipynb #fdbac558
+# %% ../nbs/01_jit.ipynb #6630537e
 def cache_dir() -> Path:
-    "Folder of compiled code: TRADEBENCH_CACHE_DIR, or the user's cache folder"
-    if path := os.environ.get("TRADEBENCH_CACHE_DIR"):
-        return Path(path) / "kernels"
-    from platformdirs import user_cache_dir
+    "Folder of compiled code, inside the cache folder of the settings"
+    from tradebench.settings import settings
 
-    return Path(user_cache_dir("tradebench", appauthor=False)) / "kernels"
+    return settings().data.cache / "kernels"
 
 
 def _environment() -> str:

@@ -7,7 +7,7 @@ the import. Times are UTC and are the moments at which a bar became known; figur
 
 # %% auto #0
 __all__ = ['BLUE', 'SKY', 'GREEN', 'ORANGE', 'RED', 'PURPLE', 'INK', 'MUTED', 'GRID', 'FONT', 'DIVERGING', 'POINTS', 'MARKERS',
-           'template', 'draw', 'thin', 'band', 'millis', 'is_daily', 'date_axis', 'closed_hours', 'currency',
+           'QUIET', 'template', 'draw', 'thin', 'band', 'millis', 'is_daily', 'date_axis', 'closed_hours', 'currency',
            'line_trace', 'marker_trace', 'closed', 'empty_note']
 
 # %% ../../nbs/backtest/05_canvas.ipynb #60963143
@@ -20,6 +20,7 @@ INK, MUTED, GRID = "#1F2933", "#667380", "#E6E9ED"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 DIVERGING = [[0, RED], [0.25, "#F0B48C"], [0.5, "#FFFFFF"], [0.75, "#8CC0DE"], [1, BLUE]]  # loss .. gain
 POINTS, MARKERS = 4000, 400
+QUIET = ["sendChartToCloud", "select2d", "lasso2d", "autoScale2d"]  # no button that uploads the chart to a vendor
 
 
 @cache
@@ -41,7 +42,7 @@ def template():
         hoverlabel=dict(bgcolor="#FFFFFF", bordercolor="#B8C0C8", font=dict(family=FONT, size=12.5, color=INK)),
         hovermode="x unified",
         margin=dict(l=56, r=16, t=64, b=40),
-        modebar=dict(bgcolor="rgba(255,255,255,0)", color="#9AA5B1", activecolor=INK, orientation="h"),
+        modebar=dict(bgcolor="rgba(255,255,255,0)", color="#9AA5B1", activecolor=INK, orientation="h", remove=QUIET),
         bargap=0.05,
     )
     return go.layout.Template(layout=layout)
@@ -101,7 +102,8 @@ def date_axis(index) -> dict:
 
 def closed_hours(index) -> list[dict]:
     "Nights and weekends without bars, in hours of UTC, for an axis of a few weeks to leave out; empty where bars run through"
-    weekend = [] if (index.dayofweek > 4).any() else [dict(bounds=["sat", "mon"])]
+    pause = float(np.diff(index.as_unit("ns").asi8).max()) > 36 * 3.6e12
+    weekend = [dict(bounds=["sat", "mon"])] if pause and not (index.day_of_week > 4).any() else []
     day = np.unique(index.as_unit("ns").asi8 // 10**9 % 86400) / 3600
     gap = np.diff(np.append(day, day[0] + 24))
     k = int(gap.argmax())

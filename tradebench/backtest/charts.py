@@ -56,6 +56,12 @@ def monthly(result):
     )
 
 # %% ../../nbs/backtest/05_charts.ipynb #9dbd9667
+def _round_up(x: float) -> float:
+    "The next of 1, 2, 5, 10 .. times a power of ten"
+    base = 10.0 ** math.floor(math.log10(x))
+    return next(k * base for k in (1, 2, 5, 10) if k * base >= x * 0.999)
+
+
 def trade_distribution(result):
     "Histogram of the net return of closed trades, gains and losses apart, with mean and median; the outermost bars hold what lies beyond"
     ret = closed(result)["ret"].to_numpy(float)
@@ -68,6 +74,7 @@ def trade_distribution(result):
     low, high = np.quantile(ret, [0.005, 0.995]) if len(ret) > 200 else (ret.min(), ret.max())
     n = int(np.clip(2 * len(ret) ** 0.5, 8, 60))
     width = max((high - low) / n, 1e-6)
+    layout["xaxis"] |= dict(tick0=0, dtick=_round_up(max(high - low, width) / 6))
     edges = np.arange(math.floor(low / width), math.ceil(high / width) + 2) * width  # zero is an edge
     mid = (edges[1:] + edges[:-1]) / 2
     bins = np.clip(np.floor(ret / width).astype(int) - round(edges[0] / width), 0, len(mid) - 1)

@@ -8,7 +8,6 @@ __all__ = ['CSS', 'JS', 'html_table', 'definitions', 'figure_json', 'html_figure
 # %% ../../nbs/backtest/06_page.ipynb #fa43844e
 from html import escape
 from . import metrics as m
-from .canvas import draw
 
 # %% ../../nbs/backtest/06_page.ipynb #68eac15e
 def _cell(v, unit: str) -> tuple[str, str]:
@@ -77,7 +76,7 @@ def figure_json(fig) -> str:
     "A figure as JSON that is safe inside a script element"
     buttons, legend = bool(fig.layout.updatemenus), sum(t.showlegend is not False for t in fig.data) > 1
     top = 44 if legend or buttons else 26 if fig.layout.xaxis.side == "top" else 12
-    less = fig.layout.template.layout.margin.t - top
+    less = (fig.layout.margin.t or fig.layout.template.layout.margin.t) - top
     bottom = 8 if fig.layout.xaxis.side == "top" else 36
     fig.update_layout(title=None, height=fig.layout.height - less, margin=dict(t=top, l=52, r=12, b=bottom))
     return fig.to_json().replace("</", "<\\/").replace("<!--", "<\\!--")
@@ -143,7 +142,7 @@ function draw(div){
     L.legend=Object.assign(L.legend||{},{y:-(L.xaxis2?70:38)/(div.clientHeight-80),yanchor:'top'});
     Object.keys(L).filter(k=>/^xaxis/.test(k)&&L[k].type!=='category').forEach(k=>{L[k].nticks=L.xaxis2?4:5;L[k].tickangle=0})}
   L.autosize=true;delete L.width;
-  return Plotly.react(div,f.data,L,{responsive:true,displaylogo:false,modeBarButtonsToRemove:['select2d','lasso2d','autoScale2d'],displayModeBar:narrow?false:'hover',scrollZoom:false});
+  return Plotly.react(div,f.data,L,{responsive:true,displaylogo:false,showSendToCloud:false,plotlyServerURL:'',displayModeBar:narrow?false:'hover',scrollZoom:false});
 }
 let left=all('.plot').length;
 all('.plot').reduce((p,d)=>p.then(()=>draw(d)).then(()=>{left--}),Promise.resolve()).then(()=>{document.documentElement.dataset.drawn=all('.plot').length-left});

@@ -40,7 +40,7 @@ def _equity_traces(result, benchmark=None, **kw) -> list[dict]:
 def _scale_buttons(axis: str = "yaxis") -> list[dict]:
     "Two buttons that switch an axis between linear and logarithmic"
     buttons = [dict(label=k.title(), method="relayout", args=[{f"{axis}.type": k}]) for k in ("linear", "log")]
-    look = dict(type="buttons", direction="right", showactive=True, x=1, y=1.01, xanchor="right", yanchor="bottom")
+    look = dict(type="buttons", direction="right", showactive=True, x=0, y=1.01, xanchor="left", yanchor="bottom")
     return [
         look | dict(buttons=buttons, pad=dict(t=0, b=2), font=dict(size=11), bgcolor="#FFFFFF", bordercolor="#C9CFD6")
     ]
@@ -55,7 +55,8 @@ def equity(result, benchmark=None, log: bool = False):
         xaxis=date_axis(result.equity.index),
         yaxis=dict(title=f"Equity, {currency(result)}", type="log" if log and ok else "linear", tickformat=",~s"),
         updatemenus=_scale_buttons() if ok else [],
-        legend=dict(y=-0.06, yanchor="top"),
+        legend=dict(y=-0.2, yanchor="top"),
+        margin=dict(t=96 if ok else 64),
     )
 
 # %% ../../nbs/backtest/05_plots.ipynb #6efcfc3b
@@ -143,10 +144,16 @@ def _price_line(x, p, at, symbol: str, hover: str, kw: dict) -> list[dict]:
 def _levels(result, trades, rows, factor) -> dict[str, np.ndarray]:
     "Display level of stop and take that each trade was entered with (NaN for none)"
     none = dict(stop=np.full(len(trades), np.nan), take=np.full(len(trades), np.nan))
-    if not len(trades) or not len(result.orders) or result.fills["trade"].nunique() < 2:
+    if not len(trades) or not len(result.orders):
         return none
-    first = result.fills.drop_duplicates("trade").set_index("trade")["order"].reindex(trades["id"])
-    orders = result.orders.set_index("id")[["stop", "take"]].reindex(first.to_numpy())
+    f = result.fills
+    fill = (
+        f.assign(side=np.sign(f["qty"]))
+        .drop_duplicates(["ts", "symbol", "side"], keep="last")
+        .set_index(["ts", "symbol", "side"])
+    )
+    opened = fill["order"].reindex(list(zip(trades["entry_ts"], trades["symbol"], trades["side"], strict=True)))
+    orders = result.orders.set_index("id")[["stop", "take"]].reindex(opened.to_numpy())
     scale = factor[rows[_rows(result, trades["entry_ts"], rows)]]
     return {k: orders[k].to_numpy(float) * scale for k in none}
 
@@ -235,11 +242,12 @@ def plot(result, benchmark=None, symbol: str | None = None):
     return draw(
         f"{result.strategy}{marked(result, symbol) if market else ''}",
         lines,
-        height=720 if market else 480,
+        height=760 if market else 500,
         xaxis=date_axis(result.equity.index) | dict(anchor="y3" if market else "y2", rangeslider=dict(visible=False)),
         yaxis=dict(domain=[cut[0], 1], title=f"Equity, {currency(result)}", tickformat=",~s"),
         yaxis2=_depth(result) | dict(domain=[cut[1], cut[0] - 0.03], title="Drawdown"),
         **({"yaxis3": dict(domain=[0, cut[2]], title=f"{symbol}, {currency(result)}")} if market else {}),
         updatemenus=_scale_buttons() if ok else [],
-        legend=dict(y=-0.06, yanchor="top"),
+        legend=dict(y=-0.08, yanchor="top"),
+        margin=dict(t=96 if ok else 64),
     )

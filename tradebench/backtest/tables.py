@@ -40,7 +40,7 @@ def _keys(result, t, by: str):
     if by in ("symbol", "exit_reason"):
         return t[by].astype(str).to_numpy(), None
     local = t["entry_ts"].dt.tz_convert(_zone(getattr(getattr(result, "bars", None), "calendar", "24/7")))
-    return (DAYS[local.dt.weekday], list(DAYS)) if by == "weekday" else (local.dt.hour.to_numpy(), None)
+    return (DAYS[local.dt.day_of_week], list(DAYS)) if by == "weekday" else (local.dt.hour.to_numpy(), None)
 
 
 def breakdown(result, by: str = "year"):

@@ -97,7 +97,7 @@ def _resolve(symbols, given, meta, ts) -> tuple[tuple, str, list]:
         raise DataError(f"instruments: {stray[0]!r} is not in the frame (symbols: {', '.join(symbols[:8])})")
     notes = []
     if missing := [s for s in symbols if s not in found]:
-        known = {i.calendar for s, i in found.items() if s in symbols}
+        known = {(found.get(s) or KNOWN[s]).calendar for s in symbols if s in found or s in KNOWN}
         calendar = known.pop() if len(known) == 1 else guess_calendar(ts)
         for s in missing:
             found[s] = KNOWN.get(s) or Instrument(s, calendar=calendar)
@@ -233,11 +233,11 @@ def _window(self, start=None, end=None) -> Bars:
     cut = slice(a, b)
     extras = {k: np.ascontiguousarray(v[cut]) for k, v in self.extras.items()}
     if a == 0:
-        seen = self.raw[cut] if self.seen is self.raw else self.seen[cut]
-        raw = seen if self.seen is self.raw else self.raw[cut]
+        raw, happened = self.raw[cut], self.events[self.events["t"] < b]
+        seen = self.seen[cut] if (happened["kind"] < 3).any() else raw
         return replace(
             self, ts=self.ts[cut], raw=raw, seen=seen, factor=self.factor[cut], share=self.share[cut], flags=self.flags[cut],
-            clock=self.clock[cut], events=self.events[self.events["t"] < b], extras=extras,
+            clock=self.clock[cut], events=happened, extras=extras,
         )  # fmt: skip
     clocks = self.clock[cut].copy()
     if len(clocks):

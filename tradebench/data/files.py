@@ -6,6 +6,7 @@
 __all__ = ['STAMPS', 'name_columns', 'read_table', 'parse_times', 'to_utc', 'known_at', 'freq_ns', 'to_bars']
 
 # %% ../../nbs/data/07_files.ipynb #72f5f660
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -109,9 +110,13 @@ def parse_times(values, time_format: str | None = None, where: str = "table") ->
     if time_format is None:
         time_format = _day_or_month_first(s, where)
     out = None
-    for fmt in [time_format] if time_format else [None, *_FORMATS]:
+    for fmt in [time_format] if time_format else [None, "ISO8601", *_FORMATS]:
         try:
-            parsed = pd.to_datetime(s, format=fmt, errors="coerce")
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # pandas would guess row by row
+                parsed = pd.to_datetime(s, format=fmt, errors="coerce")
+        except UserWarning:
+            continue
         except (ValueError, TypeError):  # mixed offsets: read them as UTC
             parsed = pd.to_datetime(s, format=fmt, errors="coerce", utc=True)
         if parsed.notna().any() and (out is None or parsed.isna().sum() < out.isna().sum()):
@@ -172,7 +177,7 @@ def _first_pass(times, odd, tz, where) -> np.ndarray:
     night = times[odd].normalize().asi8
     for day in np.unique(night):
         rows = odd[night == day]
-        back = np.flatnonzero(np.diff(wall[rows]) < 0)
+        back = np.flatnonzero(np.diff(wall[rows]) <= 0)
         if len(back) != 1:
             row = int(rows[0])
             why = "twice, and only one pass is there" if not len(back) else "twice, and the rows are not in order"
@@ -256,7 +261,7 @@ def to_bars(
         raise DataError(
             f"{where}: column {lacking[0]!r} is missing (there are: {', '.join(map(str, body.columns))}); map names, columns={{'Last': 'close'}}"
         )
-    if len(times) > 1 and times.is_monotonic_decreasing:
+    if len(times) > 1 and (np.diff(times.asi8) < 0).mean() > 0.9:
         times, body = times[::-1], body.iloc[::-1]
     index, length = known_at(times, stamp, calendar=calendar, freq=freq, tz=tz, dst=dst, where=where)
     wanted = {}

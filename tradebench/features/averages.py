@@ -28,7 +28,10 @@ def ema(s, x):
 
 
 class EMA(Indicator):
-    "Exponential moving average, weight 2 / (n + 1), seeded with the mean of the first `n` values as in TA-Lib's EMA. O(1) a bar."
+    """Exponential moving average, weight 2 / (n + 1), seeded with the mean of the first `n` values as in TA-Lib's EMA.
+
+    O(1) a bar.
+    """
 
     n = param(20, 1, 5000, "bars: the weight of the newest is 2 / (n + 1)")
     step = ema
@@ -56,7 +59,10 @@ def dema(s, x):
 
 
 class DEMA(Parts, Indicator):
-    "Double exponential moving average: 2 EMA(n) - EMA(n) of EMA(n). First value at bar 2 n - 1, as TA-Lib's DEMA. O(1) a bar."
+    """Double exponential moving average: 2 EMA(n) - EMA(n) of EMA(n).
+
+    First value at bar 2 n - 1, as TA-Lib's DEMA. O(1) a bar.
+    """
 
     n = param(20, 1, 5000, "bars in each average")
     parts = dict(once=EMA("n"), twice=EMA("n"))
@@ -88,7 +94,10 @@ def wma(s, x):
 
 
 class WMA(Indicator):
-    "Weighted moving average, weights 1 (oldest) to `n` (newest), as TA-Lib's WMA. O(1) a bar, its sums taken afresh once in n bars."
+    """Weighted moving average, weights 1 (oldest) to `n` (newest), as TA-Lib's WMA.
+
+    O(1) a bar, its sums taken afresh once in n bars.
+    """
 
     n = param(20, 1, 5000, "bars in the average")
     step = wma
@@ -125,9 +134,10 @@ def kama(s, x):
 
 
 class KAMA(Parts, Indicator):
-    """Kaufman's adaptive moving average. First value at bar n + 1, from the close before it, as TA-Lib's KAMA (fast 2, slow 30). O(1) a bar.
+    """Kaufman's adaptive moving average, as TA-Lib's KAMA (fast 2, slow 30). O(1) a bar.
 
-    A flat window counts as fully efficient, as in TA-Lib; there "flat" means below 1e-14, here exactly 0.
+    First value at bar n + 1, seeded with the close before it. A flat window counts as fully efficient, as in TA-Lib;
+    there "flat" means below 1e-14, here exactly 0.
     """
 
     n = param(30, 1, 5000, "bars over which efficiency is measured")
@@ -171,9 +181,10 @@ def macd(s, x):
 
 
 class MACD(Parts, Indicator):
-    """Moving average convergence/divergence, as TA-Lib's MACD: `macd` = EMA(fast) - EMA(slow), `signal` = its EMA, `hist` = macd - signal.
+    """Moving average convergence/divergence, as TA-Lib's MACD.
 
-    All three start together, at bar slow + smooth - 1. The longer length counts as slow, whichever is given as such. O(1) a bar.
+    `macd` = EMA(fast) - EMA(slow), `signal` = EMA(smooth) of `macd`, `hist` = macd - signal. All three start
+    together, at bar slow + smooth - 1. The longer length counts as slow, whichever is given as such. O(1) a bar.
     """
 
     fast = param(12, 1, 5000, "bars in the fast average")

@@ -11,8 +11,9 @@ import math
 import numpy as np
 
 from .averages import EMA, ema
+from .extremes import RollingMax, RollingMin, rolling_max, rolling_min
 from .indicator import Indicator
-from .rolling import Parts, RollingMax, RollingMin, RollingStd, rolling_max, rolling_min, spread
+from .rolling import Parts, RollingStd, spread
 from ..jit import kernel
 from ..params import param
 
@@ -83,9 +84,9 @@ def di(s, high, low, close):
 
 
 class DI(Indicator):
-    """Directional indicators `plus_di` and `minus_di`, 0 to 100, as TA-Lib's PLUS_DI and MINUS_DI: first value at bar n + 1. O(1) a bar.
+    """Directional indicators `plus_di` and `minus_di`, 0 to 100, as TA-Lib's PLUS_DI and MINUS_DI. O(1) a bar.
 
-    Wilder's sums start with n - 1 bars, as in TA-Lib. Where nothing has moved both are 0.
+    First value at bar n + 1. Wilder's sums start with n - 1 bars, as in TA-Lib. Where nothing has moved both are 0.
     """
 
     n = param(14, 2, 5000, "bars: Wilder's sums with weight 1 / n")
@@ -126,9 +127,9 @@ def adx(s, high, low, close):
 
 
 class ADX(DI):
-    """Average directional index, 0 to 100, with `plus_di` and `minus_di`, as TA-Lib's ADX, PLUS_DI and MINUS_DI. O(1) a bar.
+    """Average directional index with `plus_di` and `minus_di`, 0 to 100, as TA-Lib's ADX, PLUS_DI, MINUS_DI.
 
-    `adx` starts at bar 2 n, the other two at bar n + 1; the declared warm-up is that of `adx`.
+    O(1) a bar. `adx` starts at bar 2 n, the other two at bar n + 1; the declared warm-up is that of `adx`.
     """
 
     outputs = ("adx", "plus_di", "minus_di")
@@ -156,7 +157,10 @@ def bollinger(s, x):
 
 
 class Bollinger(RollingStd):
-    "Bollinger bands: mean of `n` closes and `width` standard deviations (`ddof` 0) above and below, as TA-Lib's BBANDS. O(1) a bar."
+    """Bollinger bands: mean of `n` closes, and `width` deviations (`ddof` 0) above and below, as TA-Lib's BBANDS.
+
+    O(1) a bar.
+    """
 
     width = param(2.0, 0.0, 100.0, "deviations from the middle to each band")
     outputs = ("upper", "middle", "lower")
@@ -179,7 +183,10 @@ def keltner(s, high, low, close):
 
 
 class Keltner(Parts, Indicator):
-    "Keltner channel: EMA of `n` closes and `width` average true ranges of `n_atr` bars above and below; all start together. O(1) a bar."
+    """Keltner channel: EMA of `n` closes, and `width` average true ranges of `n_atr` bars above and below.
+
+    All three start together. O(1) a bar.
+    """
 
     n = param(20, 1, 5000, "bars in the exponential average")
     n_atr = param(10, 1, 5000, "bars in the average true range")
@@ -204,7 +211,10 @@ def donchian(s, high, low):
 
 
 class Donchian(Parts, Indicator):
-    "Donchian channel: highest high and lowest low of `n` bars, the newest included, and their middle (TA-Lib's MAX, MIN). O(1) a bar, as RollingMax."
+    """Donchian channel: highest high and lowest low of `n` bars, the newest included, and their middle.
+
+    TA-Lib's MAX and MIN. O(1) a bar, as RollingMax.
+    """
 
     n = param(20, 1, 5000, "bars in the channel")
     inputs = ("high", "low")

@@ -52,7 +52,8 @@ def _table(out, bars):
 def check_causal(function, bars, *, cuts=8, tolerance=1e-12, seed=0):
     """The first `Leak`, or None when no output before a cut depends on what comes after it.
 
-    function: an indicator, or any function of a frame of bars that returns a Series, a frame, an array or a tuple of arrays, one row per bar
+    function: an indicator, or any function of a frame of bars that returns a Series, a frame, an array or a tuple of
+    arrays, one row per bar
     bars: frame of bars; its numeric columns are the ones that are changed
     cuts: number of cuts, or the rows themselves; spread over the middle 80 % of the bars
     tolerance: relative difference that counts as rounding; a whole-array sum may round otherwise when it is longer

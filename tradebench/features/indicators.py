@@ -17,13 +17,13 @@ __all__ = ['catalogue', 'INDICATORS', 'Indicator', 'SMA', 'sma', 'EMA', 'ema', '
 from .averages import DEMA, EMA, KAMA, MACD, WMA, dema, ema, kama, macd, wma
 from .bands import ADX, ATR, DI, Bollinger, Donchian, Keltner
 from .bands import adx, atr, bollinger, di, donchian, keltner
+from .extremes import RollingMax, RollingMin, RollingQuantile
+from .extremes import rolling_max, rolling_min, rolling_quantile
 from .indicator import INDICATORS, SMA, Indicator, sma
 from .oscillators import CCI, MFI, ROC, RSI, Aroon, Stochastic, WilliamsR
 from .oscillators import aroon, cci, mfi, roc, rsi, stochastic, williams_r
-from .rolling import RollingMax, RollingMean, RollingMin, RollingQuantile
-from .rolling import RollingSkew, RollingStd, RollingSum, ZScore
-from .rolling import rolling_max, rolling_mean, rolling_min, rolling_quantile
-from .rolling import rolling_skew, rolling_std, rolling_sum, zscore
+from .rolling import RollingMean, RollingSkew, RollingStd, RollingSum, ZScore
+from .rolling import rolling_mean, rolling_skew, rolling_std, rolling_sum, zscore
 from .volatility import EWMAVol, GarmanKlass, Hurst, Parkinson, RealisedVol, YangZhang
 from .volatility import ewma_vol, garman_klass, hurst, parkinson, realised_vol, yang_zhang
 from .volume import OBV, VWAP, obv, vwap
@@ -44,7 +44,7 @@ _all_ = [
 
 
 def catalogue():
-    "Table of all known indicators: inputs, outputs, parameters with defaults, bars of warm-up at the defaults, what it is"
+    "Table of all known indicators: inputs, outputs, parameters and warm-up (bars) at their defaults, what each one is"
     import pandas as pd
 
     rows = []

@@ -26,7 +26,10 @@ def obv(s, close, volume):
 
 
 class OBV(Indicator):
-    "On-balance volume from the first bar on, as TA-Lib's OBV: starts at the first bar's volume. No warm-up. O(1) a bar."
+    """On-balance volume from the first bar on, as TA-Lib's OBV: starts at the first bar's volume.
+
+    No warm-up. O(1) a bar.
+    """
 
     inputs = ("close", "volume")
     step = obv
@@ -55,9 +58,10 @@ def vwap(s, high, low, close, volume, session):
 
 
 class VWAP(Indicator):
-    """Volume-weighted average of the typical price since the session began; `session` is the session's number. No warm-up. O(1) a bar.
+    """Volume-weighted average of the typical price since the session began. No warm-up. O(1) a bar.
 
-    Until the session has its first volume it is the bar's typical price.
+    `session` is the session's number; a different one begins a session. Until the session has its first volume it is
+    the bar's typical price.
     """
 
     inputs = ("high", "low", "close", "volume", "session")

@@ -79,7 +79,7 @@ SLOT_FLOATS = (
     ).split()
 )
 SLOT_INTS = (
-    "held last_exit bars guard blocked opened o_active o_kind o_reason o_t o_id n_var t_open t_reason t_id".split()
+    "held last_exit bars warm guard blocked opened o_active o_kind o_reason o_t o_id n_var t_open t_reason t_id".split()
 )
 SLOT = np.dtype([(f, "f8") for f in SLOT_FLOATS] + [(f, "i8") for f in SLOT_INTS])
 
@@ -87,7 +87,7 @@ BATCH = np.dtype(
     [
         (f, "i8")
         for f in (
-            "t n rows ts seen clock flag slots state params out extras width warmup always metric metric_state self_at".split()
+            "t n rows ts seen clock flag slots state params out extras width always metric metric_state self_at".split()
         )
     ]
     + [("equity_now", "f8"), ("ret", "f8")]
@@ -169,7 +169,7 @@ def {name}(addr):
                   q.qty, q.avg * q.factor, q.held, q.last_exit{more})
         d = step(state[j], p, row)
         q.bars += 1
-        if q.bars <= b.warmup:
+        if q.bars <= q.warm:
             d = hold()
         if d.target == d.target:
             fresh = d.target != q.target
@@ -219,7 +219,7 @@ def {name}(addr):
                 clock[t, 0], clock[t, 1], clock[t, 2], flags[t] & 1, (flags[t] >> 2) & 1, slots,
                 array_at(b.state + SIZE, (n,), EACH){more})
     step(record_at(b.state, STATE), p, rows, out)
-    if t < b.warmup:
+    if t < slots[0].warm:
         for j in range(n):
             out[j].target = NAN
     return n
@@ -270,19 +270,15 @@ class Strategy:
         "Whether the declared rules between parameters hold"
         return all(cls._holds(rule, values) for rule in cls.where)
 
-    def warm(self) -> int:
-        "Rows before the first decision: declared, or the longest warm-up of the indicators in the state"
-        if self.warmup is not None:
-            return self._holds_number(self.warmup)
-        parts = [i for i in (*self.state.values(), *self.each.values()) if isinstance(i, Indicator)]
-        return max((i.warmup(**i.resolve(self.values)) for i in parts), default=0)
-
-    def _holds_number(self, value) -> int:
-        return (
-            int(eval(value, {"__builtins__": {}, "max": max, "min": min}, self.values))
-            if isinstance(value, str)
-            else int(value)
-        )
+    @classmethod
+    def warm(cls, values: dict) -> int:
+        "Rows before the first decision with these parameters: declared, or the longest warm-up of the indicators in the state"
+        if isinstance(cls.warmup, str):
+            return int(eval(cls.warmup, {"__builtins__": {}, "max": max, "min": min}, values))
+        if cls.warmup is not None:
+            return int(cls.warmup)
+        parts = [i for i in (*cls.state.values(), *cls.each.values()) if isinstance(i, Indicator)]
+        return max((i.warmup(**i.resolve(values)) for i in parts), default=0)
 
     @classmethod
     def input_columns(cls) -> list:
