@@ -141,6 +141,7 @@ class Trade:
     costs: float = 0.0
     dividends: float = 0.0
     financing: float = 0.0
+    bars: int = 0  # closes at which it was held
     t_out: int = -1
     exit_ts: int = 0
     exit_reason: str = ""
@@ -154,10 +155,6 @@ class Trade:
     @property
     def ret(self):
         return self.pnl / (self.qty * self.entry_price * self.multiplier)
-
-    @property
-    def bars(self):
-        return self.t_out - self.t_in
 
     def excursions(self):
         up, down = self.high / self.entry_price - 1, self.low / self.entry_price - 1
@@ -185,13 +182,11 @@ class Symbol:
     blocked: bool = False  # after a protective or forced exit the band may not enter again
     exit_reason: str = ""
     trade: Trade | None = None
-    delisted: bool = False
     used: float = 0.0  # units filled on this bar
     close: float = NAN  # last seen close
     returns: int = 0
     var: float = 0.0
     vol: float = 0.0  # up to the last mark
-    fill_vol: float = 0.0  # up to the bar before this one
 
 
 class View(NamedTuple):
@@ -279,16 +274,17 @@ class Reference:
             if t == len(self.ts) - 1 and self.options.at_end == "close":
                 self.close_at_end(t)
             self.curve.append(self.equity)
+            self.peak = max(self.peak, self.equity)
         return self.result()
 
     def start(self, t):
         if t and self.clock[t][0] != self.clock[t - 1][0]:
             self.session_equity = self.curve[-1]
         for s in self.symbols:
-            s.used, s.fill_vol = 0.0, s.vol
+            s.used = 0.0
 
     def has(self, t, j, bits):
-        return (int(self.flags[t][j]) & bits) == bits and not self.symbols[j].delisted
+        return (int(self.flags[t][j]) & bits) == bits
 
     def tradable(self, t):
         return [j for j in range(len(self.symbols)) if self.has(t, j, PRESENT | TRADED)]
@@ -318,7 +314,7 @@ class Reference:
         if kind == DIVIDEND:
             self.dividend(s, value)
         elif kind == SPLIT:
-            self.split(t, s, value)
+            self.split(t, j, s, value)
         elif kind == DELISTING:
             self.delist(t, j, s, value)
         self.check()
@@ -331,7 +327,7 @@ class Reference:
         self.gross_pnl += money
         s.trade.dividends += money
 
-    def split(self, t, s, ratio):
+    def split(self, t, j, s, ratio):
         s.qty *= ratio
         for name in "avg mark stop take trail extreme entry_ref".split():
             setattr(s, name, getattr(s, name) / ratio)
@@ -348,7 +344,9 @@ class Reference:
                 setattr(o, name, getattr(o, name) / ratio)
         rest = abs(s.qty) - floor_lot(abs(s.qty), s.lot)
         if rest > 0:
-            self.cash += sign(s.qty) * rest * s.mark * s.multiplier
+            side = sign(s.qty)
+            self.cash += side * rest * s.mark * s.multiplier
+            self.fills.append(Fill(self.ts[t], t, j, -side * rest, s.mark, s.mark, 0.0, 0.0, 0.0, 0.0, "split"))
             self.leave(t, s, rest, s.mark, "split")
         if s.order and same(s.order.target, s.qty):
             self.drop(s, "cancelled")
@@ -362,7 +360,6 @@ class Reference:
             self.cash += s.qty * price * s.multiplier
             self.fills.append(Fill(self.ts[t], t, j, -s.qty, price, price, 0.0, 0.0, 0.0, 0.0, "delisted"))
             self.leave(t, s, abs(s.qty), price, "delisted")
-        s.delisted = True
 
     # ---- 2 fills
 
@@ -475,7 +472,7 @@ class Reference:
             self.protect(s, o.stop, o.take, o.trail)
             o.protected = True
         if paid < more:
-            self.drop(s, "refused" if self.options.on_cash == "refuse" or o.filled == 0 else "filled")
+            self.drop(s, "cut" if o.filled else "refused")
         elif same(s.qty, o.target):
             s.qty = o.target
             self.drop(s, "filled")
@@ -493,9 +490,10 @@ class Reference:
         if not market:
             return ref, 0.0, 0.0, 0.0
         c, s, volume = self.costs, self.symbols[j], self.raw[t][j][4]
+        vol = s.vol  # at the open and inside the bar: up to the bar before
         half = c.spread_bps / 2 if increases or self.options.spread_on == "fills" else 0.0
-        slip = c.slippage_bps + c.slippage_vol * s.fill_vol * 1e4
-        impact = c.impact * s.fill_vol * math.sqrt(qty / volume) * 1e4 if volume > 0 else 0.0
+        slip = c.slippage_bps + c.slippage_vol * vol * 1e4
+        impact = c.impact * vol * math.sqrt(qty / volume) * 1e4 if volume > 0 else 0.0
         exact = ref * (1 + side * (half + slip + impact) / 1e4)
         price = round_tick(exact, s.tick, side)
         return price, ref * half / 1e4, ref * slip / 1e4 + side * (price - exact), ref * impact / 1e4
@@ -578,8 +576,8 @@ class Reference:
         trade.exit_qty += qty
         trade.exit_price = (before + qty * price) / trade.exit_qty
         s.qty = 0.0 if same(qty, abs(s.qty)) else s.qty - side * qty
+        trade.high, trade.low = max(trade.high, price), min(trade.low, price)
         if s.qty == 0:
-            trade.high, trade.low = max(trade.high, price), min(trade.low, price)
             trade.t_out, trade.exit_ts, trade.exit_reason, trade.open = t, self.ts[t], reason, False
             s.stop = s.take = s.trail = s.extreme = s.avg = NAN
             s.trade, s.exit_reason = None, reason
@@ -622,6 +620,7 @@ class Reference:
             close, seen = self.raw[t][j][3], self.seen[t][j][3]
             if s.qty != 0:
                 self.gross_pnl += s.qty * (close - s.mark) * s.multiplier
+                s.trade.bars += 1
             s.mark = close
             if not math.isnan(s.close):
                 r = seen / s.close - 1
@@ -631,7 +630,6 @@ class Reference:
             s.close = seen
             self.check()
         self.equity = self.worth()
-        self.peak = max(self.peak, self.equity)
 
     def values(self):
         return [s.qty * s.mark * s.multiplier for s in self.symbols if s.qty != 0]
@@ -651,7 +649,7 @@ class Reference:
             self.liquidating, reason = gross > 0, "liquidation"
             self.halted = self.halted or self.equity <= 0
         limit = self.limits.max_drawdown
-        if given(limit) and not self.halted and 1 - self.equity / self.peak >= limit:
+        if given(limit) and not self.halted and 1 - self.equity / max(self.peak, self.equity) >= limit:
             self.halted, reason = True, reason or "breaker"
         limit = self.limits.daily_loss
         if given(limit) and self.session_equity > 0 and 1 - self.equity / self.session_equity >= limit:
@@ -661,34 +659,35 @@ class Reference:
 
     def close_all(self, t, reason):
         for j, s in enumerate(self.symbols):
+            s.blocked = True
             if s.qty != 0:
-                s.blocked = True
                 if s.order is None or s.order.reason == "target":
                     self.submit(t, j, 0.0, reason)
             elif s.order:
                 self.drop(s, "cancelled")
-                s.blocked = True
 
     # ---- 5 decisions
 
     def decide_bar(self, t, decide):
         if self.halted or self.liquidating or self.lost_session == self.clock[t][0]:
             return
-        wishes = {}
+        plans, increases = {}, []
         for j, s in enumerate(self.symbols):
             if self.has(t, j, PRESENT | IN_UNIVERSE):
                 view = View(self.ts[t], tuple(self.seen[t][j]), s.qty, s.avg, s.last_target, s.exit_reason,
                             self.cash, self.equity)  # fmt: skip
-                wishes[j] = decide(t, j, view) or Decision()
-        left = [j for j in range(len(self.symbols)) if self.has(t, j, PRESENT) and j not in wishes]
-        for j in left:
-            self.leave_universe(t, j)
-        increases = []
-        for j, wish in wishes.items():
-            units = self.plan(t, j, wish)
-            qty = self.symbols[j].qty
-            if units is None:
+                plans[j] = decide(t, j, view) or Decision()
+            elif self.has(t, j, PRESENT):
+                plans[j] = None
+        for j, wish in plans.items():
+            if wish is None:
+                self.leave_universe(t, j)
+                continue
+            units, qty = self.plan(t, j, wish), self.symbols[j].qty
+            if math.isnan(wish.target):
                 self.restate(t, j, wish)
+            elif units is None:
+                continue
             elif units * qty >= 0 and abs(units) <= abs(qty):
                 self.accept(t, j, wish, units)
             else:
@@ -747,7 +746,7 @@ class Reference:
         results = [trade.pnl for trade in self.trades if not trade.open]
         wins, losses = [x for x in results if x > 0], [-x for x in results if x < 0]
         if len(results) < z.kelly_min or not wins or not losses:
-            return z.fraction * z.kelly_fraction
+            return min(z.kelly_fraction, z.fraction)
         share = len(wins) / len(results)
         ratio = (sum(wins) / len(wins)) / (sum(losses) / len(losses))
         return min(max(z.kelly_fraction * (share - (1 - share) / ratio), 0.0), z.fraction)
@@ -853,7 +852,9 @@ class Reference:
             if s.trade:  # an open trade is valued at the mark
                 trade = s.trade
                 trade.realised += s.qty * (s.mark - s.avg) * s.multiplier
-                trade.t_out, trade.exit_ts = len(self.ts) - 1, self.ts[-1]
+                trade.t_out, trade.exit_ts, trade.exit_reason = len(self.ts) - 1, self.ts[-1], "end"
+                before = trade.exit_price * trade.exit_qty if trade.exit_qty else 0.0
+                trade.exit_price = (before + abs(s.qty) * s.mark) / (trade.exit_qty + abs(s.qty))
         account = {
             "cash": self.cash, "equity": self.equity, "peak": self.peak, "gross_pnl": self.gross_pnl,
             "fee": self.fees, "spread": self.spread, "slippage": self.slippage, "impact": self.impact,

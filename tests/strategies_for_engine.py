@@ -77,6 +77,9 @@ def bars_of(rows, events=(), sessions=None, outside=(), hours=24, ppy=252.0, **c
                 raw[t, j] = bar
                 flags[t, j] = PRESENT | (TRADED if bar[4] != 0 else 0) | (0 if (t, j) in outside else IN_UNIVERSE)
     sessions = list(range(T)) if sessions is None else list(sessions)
+    for t, j, kind, _ in events:
+        if kind == DELISTING:  # the symbol is gone from then on
+            raw[t:, j], flags[t:, j] = np.nan, 0
     clock = [[s, sessions[:t].count(s), (sessions.count(s) - sessions[:t].count(s) - 1) * hours * 3600]
              for t, s in enumerate(sessions)]  # fmt: skip
     events = np.array(sorted(events, key=lambda e: e[:3]), EVENT)
@@ -255,7 +258,7 @@ def random_case(r: random.Random, steps=(4, 16), symbols=4) -> Case:
     decisions = decisions_of(T, {}, N)
     for t in range(T):
         for j in range(N):
-            if rows[t][j] is not None:
+            if bars.flags[t, j] & PRESENT:
                 decisions[t, j] = random_decision(r, bars.seen[t, j, 3], sizing.kind == "quantity", long_only)
     return Case(bars, decisions, random_costs(r), sizing, options, limits, r.choice([1_000.0, 20_000.0]))
 

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tradebench.data.actions import as_records, back_adjust, check_actions, events, explain, forward_factor, read_actions
+from tradebench.data.actions import (
+    as_records,
+    back_adjust,
+    check_actions,
+    events,
+    explain,
+    forward_factor,
+    read_actions,
+)
 from tradebench.data.bars import prepare
 from tradebench.data.calendars import BUILTIN, session_closes
 from tradebench.data.instruments import Instrument
@@ -69,7 +77,9 @@ def test_built_in_dividends_are_the_vendors_to_the_cent(shared_data):
     theirs = pd.read_csv(shared_data("daily/us_equity_corporate_actions.csv.gz"))
     theirs["date"] = pd.to_datetime(theirs["ts"].str[:10])
     both = theirs[theirs["symbol"].isin(["AAPL", "IBM"]) & theirs["date"].between("2000-03-02", "2013-03-01")]
-    m = both.merge(ours, on=["symbol", "date", "kind"], how="outer", suffixes=("_theirs", "")).query("symbol in ['AAPL', 'IBM']")
+    m = both.merge(ours, on=["symbol", "date", "kind"], how="outer", suffixes=("_theirs", "")).query(
+        "symbol in ['AAPL', 'IBM']"
+    )
     assert len(m) == 57 and (m["value"] == m["value_theirs"]).all()
 
 
@@ -77,7 +87,11 @@ def test_built_in_dividends_are_the_vendors_to_the_cent(shared_data):
 def test_forward_factor_agrees_with_the_vendors_factor_file(shared_data, symbol):
     f, days = daily(shared_data("daily/us_equity_daily_raw.parquet"), symbol)
     acts = pd.read_csv(shared_data("daily/us_equity_corporate_actions.csv.gz")).rename(columns={"ts": "date"})
-    b = prepare(f, instruments=Instrument(symbol, calendar="XNYS"), actions=acts[acts["symbol"] == symbol].assign(symbol="asset"))
+    b = prepare(
+        f,
+        instruments=Instrument(symbol, calendar="XNYS"),
+        actions=acts[acts["symbol"] == symbol].assign(symbol="asset"),
+    )
     files = pd.read_csv(shared_data("daily/us_equity_factor_files.csv.gz"))
     files = files[files["symbol"] == symbol].sort_values("ts")
     until = pd.to_datetime(files["ts"].str[:10]).to_numpy().astype("datetime64[D]")
@@ -99,7 +113,9 @@ def test_reverse_split_of_aig(shared_data):
         t[t["dividend"] != 0].assign(kind="dividend", value=lambda x: x["dividend"]),
     ]).assign(date=lambda x: x["ts"].dt.tz_localize(None))[["symbol", "date", "kind", "value"]]  # fmt: skip
     assert [(str(d)[:10], v) for d, v in zip(acts["date"], acts["value"], strict=True)] == [("2009-07-01", 0.05)]
-    f = t[["open", "high", "low", "close", "volume"]].set_axis(pd.DatetimeIndex(session_closes(days, "XNYS"), tz="UTC", name="ts"))
+    f = t[["open", "high", "low", "close", "volume"]].set_axis(
+        pd.DatetimeIndex(session_closes(days, "XNYS"), tz="UTC", name="ts")
+    )
     b = prepare(f, instruments=Instrument("AIG", calendar="XNYS"), actions=acts.assign(symbol="asset"))
     at = int(np.flatnonzero(days == np.datetime64("2009-07-01"))[0])
     assert b.events.tolist() == [(at, 0, 2, 0.05)] and b.factor[at - 1, 0] == 1 and b.factor[at, 0] == 0.05
@@ -160,7 +176,11 @@ def test_events_are_ordered_and_end_with_the_data():
     e = events(recs, ["A", "B"], ts)
     assert e[["t", "j", "kind"]].tolist() == [(2, 0, 1), (2, 0, 2), (2, 1, 2), (4, 0, 3)] and np.isnan(e["value"][3])
     assert len(events(recs, ["A", "B"], ts[:2])) == 0
-    assert events(recs, ["A", "B"], ts, [0, 2])[["t", "j"]].tolist() == [(2, 0), (2, 0), (4, 0)]  # B listed on its ex-date
+    assert events(recs, ["A", "B"], ts, [0, 2])[["t", "j"]].tolist() == [
+        (2, 0),
+        (2, 0),
+        (4, 0),
+    ]  # B listed on its ex-date
 
 
 def test_back_adjust_keeps_the_last_price_and_all_returns():

@@ -29,7 +29,9 @@ def walk(n, seed=0, symbols=None, holes=0.0):
         c = 50 * np.exp(np.cumsum(rng.normal(0, 0.02, n)))
         o = c * np.exp(rng.normal(0, 0.01, n))
         h, lo = np.maximum(o, c) * (1 + rng.random(n) / 50), np.minimum(o, c) * (1 - rng.random(n) / 50)
-        return pd.DataFrame(dict(zip(FIELDS, (o, h, lo, c, rng.integers(0, 1000, n).astype(float)), strict=True)), index=index)
+        return pd.DataFrame(
+            dict(zip(FIELDS, (o, h, lo, c, rng.integers(0, 1000, n).astype(float)), strict=True)), index=index
+        )
 
     if symbols is None:
         return one()
@@ -43,7 +45,13 @@ def actions_of(draws, index, symbols):
     "Actions table from (row, symbol number, kind, value) draws."
     days = index.tz_convert("America/New_York").tz_localize(None).normalize()
     rows = [
-        (symbols[j % len(symbols)], days[r % len(days)], "split" if split else "dividend", (0.5 + 2.5 * v) if split else 0.01 + 2 * v, "")
+        (
+            symbols[j % len(symbols)],
+            days[r % len(days)],
+            "split" if split else "dividend",
+            (0.5 + 2.5 * v) if split else 0.01 + 2 * v,
+            "",
+        )
         for r, j, split, v in draws
     ]
     return pd.DataFrame(rows, columns=["symbol", "date", "kind", "value", "text"])
@@ -99,7 +107,9 @@ def test_all_zero_or_missing_volume_means_unknown_not_untraded():
 
 
 @pytest.mark.parametrize("column", range(4))
-@pytest.mark.parametrize(("value", "rule"), [(np.nan, "missing"), (np.inf, "missing"), (0.0, "non_positive"), (-1.0, "non_positive")])
+@pytest.mark.parametrize(
+    ("value", "rule"), [(np.nan, "missing"), (np.inf, "missing"), (0.0, "non_positive"), (-1.0, "non_positive")]
+)
 def test_bad_prices_are_refused_with_row_and_rule(column, value, rule):
     f = walk(20)
     f.iloc[7, column] = value
@@ -120,7 +130,10 @@ def test_partly_missing_cell_of_many_symbols_is_refused():
 @settings(max_examples=30)
 def test_the_block_check_finds_what_the_plain_rule_finds(row, column):
     n = 40_001
-    f = pd.DataFrame({"open": 10.0, "high": 11.0, "low": 9.0, "close": 10.0, "volume": 1.0}, index=pd.date_range("2020", periods=n, freq="min", tz="UTC"))
+    f = pd.DataFrame(
+        {"open": 10.0, "high": 11.0, "low": 9.0, "close": 10.0, "volume": 1.0},
+        index=pd.date_range("2020", periods=n, freq="min", tz="UTC"),
+    )
     f.loc[f.index[row], column] = {"high": 9.5, "low": 10.5, "close": 12.0, "volume": -1.0}[column]
     with pytest.raises(DataError) as e:
         prepare(f)
@@ -187,7 +200,10 @@ def test_a_prefix_and_a_poisoned_future_leave_the_past_alone(seed, n, draws, cut
     full = prepare(f, instruments=STOCK, actions=acts)
     poisoned = f.copy()
     poisoned.iloc[cut:] *= 1000.0
-    for other in (prepare(f.iloc[:cut], instruments=STOCK, actions=acts), prepare(poisoned, instruments=STOCK, actions=acts)):
+    for other in (
+        prepare(f.iloc[:cut], instruments=STOCK, actions=acts),
+        prepare(poisoned, instruments=STOCK, actions=acts),
+    ):
         for k in ("raw", "seen", "factor", "share", "flags", "clock"):
             assert np.array_equal(getattr(other, k)[:cut], getattr(full, k)[:cut], equal_nan=k in ("raw", "seen"))
         assert (other.events[other.events["t"] < cut] == full.events[full.events["t"] < cut]).all()
@@ -209,7 +225,12 @@ def test_a_window_equals_preparing_the_cut_frame(seed, draws, a, b):
 def test_seen_prices_follow_the_formula_of_the_contract():
     f = walk(60, 3)
     acts = pd.DataFrame(
-        {"symbol": "asset", "date": [f.index[20], f.index[20], f.index[40]], "kind": ["split", "dividend", "dividend"], "value": [2.0, 1.5, 0.7]}
+        {
+            "symbol": "asset",
+            "date": [f.index[20], f.index[20], f.index[40]],
+            "kind": ["split", "dividend", "dividend"],
+            "value": [2.0, 1.5, 0.7],
+        }
     )
     acts["date"] = acts["date"].dt.tz_convert("America/New_York").dt.tz_localize(None).dt.normalize()
     b = prepare(f, instruments=STOCK["A"], actions=acts)
@@ -217,13 +238,19 @@ def test_seen_prices_follow_the_formula_of_the_contract():
     f1 = 2.0 / (1 - 1.5 / c[19])
     f2 = f1 / (1 - 0.7 / c[39])
     assert b.factor[[19, 20, 39, 40], 0] == pytest.approx([1, f1, f1, f2], rel=1e-14)
-    assert b.seen[:, 0, 3] == pytest.approx(c * b.factor[:, 0], rel=1e-15) and b.seen[20:, 0, 4] * 2 == pytest.approx(b.raw[20:, 0, 4])
+    assert b.seen[:, 0, 3] == pytest.approx(c * b.factor[:, 0], rel=1e-15) and b.seen[20:, 0, 4] * 2 == pytest.approx(
+        b.raw[20:, 0, 4]
+    )
     assert b.events["kind"].tolist() == [1, 2, 1] and b.events["t"].tolist() == [20, 20, 40]
 
 
 def test_intraday_rows_of_the_ex_day_are_all_ex_even_before_the_opening():
-    index = pd.DatetimeIndex(["2005-02-25 21:00", "2005-02-26 00:30", "2005-02-28 13:00", "2005-02-28 14:31"], tz="UTC")  # 00:30 UTC: after hours
-    f = pd.DataFrame({"open": [90, 90, 45, 45.0], "high": 95.0, "low": 40.0, "close": [90, 90, 45, 45.0], "volume": 1.0}, index=index)
+    index = pd.DatetimeIndex(
+        ["2005-02-25 21:00", "2005-02-26 00:30", "2005-02-28 13:00", "2005-02-28 14:31"], tz="UTC"
+    )  # 00:30 UTC: after hours
+    f = pd.DataFrame(
+        {"open": [90, 90, 45, 45.0], "high": 95.0, "low": 40.0, "close": [90, 90, 45, 45.0], "volume": 1.0}, index=index
+    )
     acts = pd.DataFrame({"symbol": ["asset"], "date": ["2005-02-28"], "kind": ["split"], "value": [2.0]})
     assert prepare(f, instruments=STOCK["A"], actions=acts).factor[:, 0].tolist() == [1, 1, 2, 2]
 
@@ -248,7 +275,9 @@ def test_hash_depends_on_content_alone():
 
 def test_a_million_rows_in_a_fraction_of_a_second():
     n = 1_000_000
-    f = pd.DataFrame(np.full((5, n), 10.0).T, columns=list(FIELDS), index=pd.date_range("2015", periods=n, freq="min", tz="UTC"))
+    f = pd.DataFrame(
+        np.full((5, n), 10.0).T, columns=list(FIELDS), index=pd.date_range("2015", periods=n, freq="min", tz="UTC")
+    )
     prepare(f)
     best = min(_timed(prepare, f) for _ in range(3))
     assert best < 0.25, f"{best * 1e3:.0f} ms"  # 20 ms on a quiet machine

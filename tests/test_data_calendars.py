@@ -39,7 +39,11 @@ def test_the_shipped_sessions_are_those_of_exchange_calendars():
 
 
 def test_the_table_covers_half_days_and_historic_closures():
-    closes = dict(zip(*(lambda s: (s.day.astype(str), s.close))(sessions("XNYS", ns("2001-01-02"), ns("2013-01-02"))), strict=True))
+    closes = dict(
+        zip(
+            *(lambda s: (s.day.astype(str), s.close))(sessions("XNYS", ns("2001-01-02"), ns("2013-01-02"))), strict=True
+        )
+    )
     assert closes["2012-12-24"] == ns("2012-12-24 18:00") and closes["2003-07-03"] == ns("2003-07-03 17:00")
     assert "2001-09-12" not in closes and "2012-10-29" not in closes and "2004-06-11" not in closes
 
@@ -112,7 +116,10 @@ def test_make_table_is_deterministic():
     assert all((a[k] == b[k]).all() for k in a)
 
 
-@given(st.lists(st.integers(0, 20 * 365 * 1440), min_size=1, max_size=200, unique=True), st.sampled_from(["XNYS", "24/7", "24/5"]))
+@given(
+    st.lists(st.integers(0, 20 * 365 * 1440), min_size=1, max_size=200, unique=True),
+    st.sampled_from(["XNYS", "24/7", "24/5"]),
+)
 def test_clock_agrees_with_a_plain_loop_and_with_its_prefixes(minutes, calendar):
     ts = np.array(sorted(minutes), np.int64) * MINUTE + ns("2000-01-03")
     c = clock(ts, calendar)
@@ -127,7 +134,10 @@ def test_clock_agrees_with_a_plain_loop_and_with_its_prefixes(minutes, calendar)
     assert (clock(ts[:half], calendar) == c[:half]).all()
 
 
-@pytest.mark.parametrize(("freq", "days", "calendar", "expected"), [("D", 400, "24/7", 365), ("W", 60, "24/7", 365 / 7), ("6h", 400, "24/7", 4 * 365)])
+@pytest.mark.parametrize(
+    ("freq", "days", "calendar", "expected"),
+    [("D", 400, "24/7", 365), ("W", 60, "24/7", 365 / 7), ("6h", 400, "24/7", 4 * 365)],
+)
 def test_periods_per_year(freq, days, calendar, expected):
     ts = pd.date_range("2020-01-01", periods=days, freq=freq, tz="UTC").as_unit("ns").asi8
     assert bars_per_year(ts, calendar) == pytest.approx(expected)

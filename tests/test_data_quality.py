@@ -55,7 +55,9 @@ def test_repair_brings_back_most_of_the_clean_bars(shared_data):
     dirty, clean = (minutes(shared_data(f"dirty/spy_1min_2011_01_{k}.csv.gz")) for k in ("dirty", "clean"))
     mended, report = apply_quality(dirty, "repair", "SPY", calendar="XNYS")
     b = prepare(mended, instruments=Instrument("SPY", calendar="XNYS"))
-    assert len(report.repairs) == 66 and len(b) == len(mended)  # 71 defects less 3 gaps and 2 frozen runs, which are only reported
+    assert len(report.repairs) == 66 and len(b) == len(
+        mended
+    )  # 71 defects less 3 gaps and 2 frozen runs, which are only reported
     there = clean.loc[mended.index]
     off = (mended["close"] / there["close"] - 1).abs() > 1e-9
     assert off.sum() <= 60 + 6  # the two frozen runs of 30 bars, and six closes put at the end of their range
@@ -64,9 +66,13 @@ def test_repair_brings_back_most_of_the_clean_bars(shared_data):
 
 
 def test_strict_names_row_time_and_rule(shared_data):
-    with pytest.raises(DataError, match=r"SPY: row 253 \(2011-01-03 18:44:00 UTC\) breaks the rule non_positive, value 0; 66 faults") as e:
+    with pytest.raises(
+        DataError, match=r"SPY: row 253 \(2011-01-03 18:44:00 UTC\) breaks the rule non_positive, value 0; 66 faults"
+    ) as e:
         apply_quality(minutes(shared_data("dirty/spy_1min_2011_01_dirty.csv.gz")), "strict", "SPY", calendar="XNYS")
-    assert (e.value.row, e.value.rule) == (253, "non_positive") and e.value.ts == pd.Timestamp("2011-01-03 18:44", tz="UTC")
+    assert (e.value.row, e.value.rule) == (253, "non_positive") and e.value.ts == pd.Timestamp(
+        "2011-01-03 18:44", tz="UTC"
+    )
 
 
 def test_the_bad_print_of_google_is_a_fault_and_the_crash_of_apple_is_not(shared_data):
@@ -75,14 +81,22 @@ def test_the_bad_print_of_google_is_a_fault_and_the_crash_of_apple_is_not(shared
     assert "2008-09-30" in {str(t)[:10] for t in spikes["ts"]}
     aapl = examine(daily(shared_data("daily/wiki5_daily_2000_2013.parquet"), "AAPL"), "AAPL", calendar="XNYS")[1]
     assert not aapl.issues["rule"].isin(FAULTS).any()
-    assert [str(t)[:10] for t in aapl.issues["ts"]] == ["2000-06-21", "2005-02-28"] and (aapl.issues["rule"] == "jump").all()
-    assert examine(daily(path, "AIG"), "AIG", calendar="XNYS")[1].counts["jump"] == 3  # two 3-for-2 splits and the reverse one
+    assert [str(t)[:10] for t in aapl.issues["ts"]] == ["2000-06-21", "2005-02-28"] and (
+        aapl.issues["rule"] == "jump"
+    ).all()
+    assert (
+        examine(daily(path, "AIG"), "AIG", calendar="XNYS")[1].counts["jump"] == 3
+    )  # two 3-for-2 splits and the reverse one
 
 
 def test_real_flash_crashes_are_suspect_and_left_alone(shared_data):
     f = daily(shared_data("daily/us88_daily_2012_2017.parquet"), "HD")
     clean, report = examine(f, "HD", calendar="XNYS")
-    assert report.counts.to_dict() == {"suspect": 1} and str(report.issues["ts"][0])[:10] == "2015-08-24" and report.score == 1
+    assert (
+        report.counts.to_dict() == {"suspect": 1}
+        and str(report.issues["ts"][0])[:10] == "2015-08-24"
+        and report.score == 1
+    )
     assert clean["low"].min() == f["low"].min()
 
 
@@ -102,7 +116,10 @@ def test_no_false_faults_on_real_intraday_files(shared_data, file, calendar, mos
 
 def test_dow_file_has_its_known_defects(shared_data):
     path = shared_data("daily/dow31_daily_2006_2017.parquet")
-    reports = [examine(daily(path, s), s, calendar="XNYS")[1] for s in pd.read_parquet(path, columns=["symbol"])["symbol"].unique()]
+    reports = [
+        examine(daily(path, s), s, calendar="XNYS")[1]
+        for s in pd.read_parquet(path, columns=["symbol"])["symbol"].unique()
+    ]
     n = Quality.join(reports).counts
     # 25 rows lack a price, HD has a low of 0 once, 151 bars have open or close outside; the seven technology stocks and MRK lack a session
     assert n["missing"] == 25 and n["non_positive"] == 1 and abs(n["outside_range"] - 151) <= 2 and n["gap"] == 8
@@ -121,7 +138,9 @@ def test_half_days_and_clock_changes_are_no_gaps():
     ns = [pd.Timestamp(t).as_unit("ns").value for t in ("2012-11-01", "2013-04-01")]
     s = sessions("XNYS", *ns)
     a, b = s.find(ns[0]) + 1, s.find(ns[1])
-    ts = np.concatenate([np.arange(o + 60 * 10**9, c + 1, 60 * 10**9) for o, c in zip(s.open[a:b], s.close[a:b], strict=True)])
+    ts = np.concatenate(
+        [np.arange(o + 60 * 10**9, c + 1, 60 * 10**9) for o, c in zip(s.open[a:b], s.close[a:b], strict=True)]
+    )
     first, n, expected = find_gaps(ts, "XNYS")
     assert len(first) == 0 and expected == len(ts)
     whole_session = np.delete(ts, np.arange(390, 780))
@@ -129,7 +148,9 @@ def test_half_days_and_clock_changes_are_no_gaps():
 
 
 def test_modes():
-    f = pd.DataFrame({"open": [1.0, 1], "high": 1.0, "low": 1.0, "close": 1.0}, index=pd.date_range("2024", periods=2, tz="UTC"))
+    f = pd.DataFrame(
+        {"open": [1.0, 1], "high": 1.0, "low": 1.0, "close": 1.0}, index=pd.date_range("2024", periods=2, tz="UTC")
+    )
     assert apply_quality(f, "off") == (f, None)
     with pytest.raises(DataError, match="did you mean repair"):
         apply_quality(f, "repairs")
@@ -170,7 +191,8 @@ def test_whatever_is_broken_repair_gives_valid_bars_and_says_so(seed, faults):
     rng = np.random.default_rng(seed)
     c = 100 * np.exp(np.cumsum(rng.normal(0, 0.001, 100)))
     f = pd.DataFrame(
-        {"open": c, "high": c * 1.001, "low": c * 0.999, "close": c, "volume": 10.0}, index=pd.date_range("2024", periods=100, freq="min", tz="UTC", name="ts")
+        {"open": c, "high": c * 1.001, "low": c * 0.999, "close": c, "volume": 10.0},
+        index=pd.date_range("2024", periods=100, freq="min", tz="UTC", name="ts"),
     )
     rows = list(range(100))
     for r, kind in faults:

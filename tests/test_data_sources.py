@@ -77,7 +77,10 @@ def test_loading_a_stock_imports_nothing_heavy():
 
 
 def test_adjust_chooses_the_actions():
-    kinds = {a: {k for _, _, k, _, _ in load("MSFT", adjust=a).attrs["tradebench"]["actions"]} for a in ("all", "splits", "none", "back")}
+    kinds = {
+        a: {k for _, _, k, _, _ in load("MSFT", adjust=a).attrs["tradebench"]["actions"]}
+        for a in ("all", "splits", "none", "back")
+    }
     assert kinds == {"all": {"split", "dividend"}, "splits": {"split"}, "none": set(), "back": set()}
     raw, back = load("MSFT"), load("MSFT", adjust="back")
     assert back["close"].iloc[-1] == raw["close"].iloc[-1] and back["close"].iloc[0] < 0.5 * raw["close"].iloc[0]
@@ -85,7 +88,11 @@ def test_adjust_chooses_the_actions():
 
 def test_simulated_minutes_are_labelled():
     f = load("sim:minutes,seed=3,sessions=2")
-    assert len(f) == 780 and f.attrs["tradebench"]["label"] == "simulated (seed 3)" and prepare(f).label == "simulated (seed 3)"
+    assert (
+        len(f) == 780
+        and f.attrs["tradebench"]["label"] == "simulated (seed 3)"
+        and prepare(f).label == "simulated (seed 3)"
+    )
     assert len(load("sim:daily,sessions=7")) == 7
 
 
@@ -141,10 +148,14 @@ def test_naive_times_and_unstated_stamps_are_errors(minutes):
 def test_start_and_end_stamps_differ_by_one_bar(minutes):
     a, b = load(minutes, tz="UTC", stamp="start"), load(minutes, tz="UTC", stamp="end")
     assert (a.index - b.index == pd.Timedelta("1min")).all() and a.attrs["tradebench"]["freq"] == "0 days 00:01:00"
-    assert a.attrs["tradebench"]["symbols"] == ["X"] and load(minutes, tz="UTC", stamp="end", symbols="SPY").attrs["tradebench"]["symbols"] == ["SPY"]
+    assert a.attrs["tradebench"]["symbols"] == ["X"] and load(minutes, tz="UTC", stamp="end", symbols="SPY").attrs[
+        "tradebench"
+    ]["symbols"] == ["SPY"]
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00\x01\x02", b"a,b\n1,2\n", b"ts,open,high,low,close\n2024-01-02 10:00,1,2,x,2\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00\x01\x02", b"a,b\n1,2\n", b"ts,open,high,low,close\n2024-01-02 10:00,1,2,x,2\n"]
+)
 def test_damaged_files_are_data_errors(tmp_path, content):
     (tmp_path / "bad.csv").write_bytes(content)
     with pytest.raises(DataError):
@@ -206,12 +217,17 @@ def test_vendor_file_with_a_banner_newest_first(shared_data):
     with pytest.warns(UserWarning, match="5 repairs"):
         f = load(path, **how, quality="repair")
     g = pd.read_parquet(shared_data("intraday/btcusd_1h_coinbase_2017_2019.parquet"))
-    assert len(f) == 20111 and (f.index == g["ts"] + pd.Timedelta("1h")).all() and np.array_equal(f["close"], g["close"])
+    assert (
+        len(f) == 20111 and (f.index == g["ts"] + pd.Timedelta("1h")).all() and np.array_equal(f["close"], g["close"])
+    )
 
 
 def test_start_stamped_bars_end_with_the_session():
     t = pd.DatetimeIndex(["2024-07-03 15:30", "2024-07-03 16:30"], tz="UTC")  # 3 July closes at 13:00, 17:00 UTC
-    assert known_at(t, "start", calendar="XNYS", freq="1h")[0].tolist() == [pd.Timestamp("2024-07-03 16:30", tz="UTC"), pd.Timestamp("2024-07-03 17:00", tz="UTC")]
+    assert known_at(t, "start", calendar="XNYS", freq="1h")[0].tolist() == [
+        pd.Timestamp("2024-07-03 16:30", tz="UTC"),
+        pd.Timestamp("2024-07-03 17:00", tz="UTC"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +254,9 @@ def test_an_unclear_date_is_not_guessed():
 
 
 def test_columns_are_found_in_any_case_and_mapped():
-    t = name_columns(pd.DataFrame(columns=["Date", "Time", "O", "HIGH", "Low", "Last", "Vol."]), {"O": "open", "Last": "close"})
+    t = name_columns(
+        pd.DataFrame(columns=["Date", "Time", "O", "HIGH", "Low", "Last", "Vol."]), {"O": "open", "Last": "close"}
+    )
     assert list(t.columns) == ["open", "HIGH".lower(), "low", "close", "Vol.", "ts"]
     with pytest.raises(DataError, match="did you mean Last"):
         name_columns(pd.DataFrame(columns=["Last"]), {"Lst": "close"})
@@ -246,7 +264,12 @@ def test_columns_are_found_in_any_case_and_mapped():
 
 @pytest.mark.parametrize("sep", [",", ";", "\t"])
 def test_separators_and_thousands(tmp_path, sep):
-    (tmp_path / "a.txt").write_text(sep.join(["Date", "Open", "High", "Low", "Close", "Volume"]) + "\n" + sep.join(["2024-01-02", "1", "2", "1", "2", '"1,000"']) + "\n")
+    (tmp_path / "a.txt").write_text(
+        sep.join(["Date", "Open", "High", "Low", "Close", "Volume"])
+        + "\n"
+        + sep.join(["2024-01-02", "1", "2", "1", "2", '"1,000"'])
+        + "\n"
+    )
     f = load(tmp_path / "a.txt", stamp="session", calendar="XNYS")
     assert f["volume"].tolist() == [1000] and str(f.index[0]) == "2024-01-02 21:00:00+00:00"
 
@@ -289,9 +312,20 @@ def test_frames_pass_through_the_same_door():
 
 def test_actions_file_and_renames(tmp_path):
     days = ["2012-01-03", "2012-01-04", "2012-01-05", "2012-01-06"]
-    t = pd.DataFrame({"date": days, "symbol": ["OLD", "OLD", "NEW", "NEW"], "open": [10, 10, 5, 5.0], "high": 11.0, "low": 4.0, "close": [10, 10, 5, 5.0]})
+    t = pd.DataFrame(
+        {
+            "date": days,
+            "symbol": ["OLD", "OLD", "NEW", "NEW"],
+            "open": [10, 10, 5, 5.0],
+            "high": 11.0,
+            "low": 4.0,
+            "close": [10, 10, 5, 5.0],
+        }
+    )
     t.to_csv(tmp_path / "t.csv", index=False)
-    (tmp_path / "a.csv").write_text("symbol,date,kind,value,text\nOLD,2012-01-05,rename,,NEW\nNEW,2012-01-05,split,2,\nNEW,2012-01-06,dividend,0.5,\n")
+    (tmp_path / "a.csv").write_text(
+        "symbol,date,kind,value,text\nOLD,2012-01-05,rename,,NEW\nNEW,2012-01-05,split,2,\nNEW,2012-01-06,dividend,0.5,\n"
+    )
     f = load(tmp_path / "t.csv", stamp="session", calendar="XNYS", actions=tmp_path / "a.csv")
     b = prepare(f)
     assert b.symbols == ("NEW",) and len(b) == 4 and b.events["kind"].tolist() == [2, 1]
@@ -309,14 +343,18 @@ def test_a_folder_of_many_symbols(tmp_path, kind, symbol_column):
         t.to_parquet(name, index=False) if kind == "parquet" else t.to_csv(name, index=False)
     f = load(tmp_path, stamp="end", calendar="XNYS")
     b = prepare(f)
-    assert b.symbols == ("A", "B", "C") and (b.flags & 1).sum(axis=0).tolist() == [len(load("IBM", start=f"2012-0{k}-01", end="2012-06-30")) for k in (1, 2, 3)]
+    assert b.symbols == ("A", "B", "C") and (b.flags & 1).sum(axis=0).tolist() == [
+        len(load("IBM", start=f"2012-0{k}-01", end="2012-06-30")) for k in (1, 2, 3)
+    ]
     assert prepare(load(tmp_path, stamp="end", calendar="XNYS", symbols=["C", "A"])).symbols == ("C", "A")
     with pytest.raises(DataError):
         load(tmp_path, stamp="end", calendar="XNYS", symbols=["D"])
 
 
 def test_a_real_folder_query(shared_data):
-    f = load(shared_data("daily/us88_daily_2012_2017.parquet"), symbols=["BABA", "AAPL"], stamp="session", calendar="XNYS")
+    f = load(
+        shared_data("daily/us88_daily_2012_2017.parquet"), symbols=["BABA", "AAPL"], stamp="session", calendar="XNYS"
+    )
     b = prepare(f)
     assert b.symbols == ("BABA", "AAPL") and (b.flags & 1).sum(axis=0).tolist() == [745, 1258] and len(b) == 1258
 
@@ -335,7 +373,9 @@ def test_universe_column_reaches_the_flags():
     u = pd.DataFrame({"AAPL": [True, False]}, index=pd.DatetimeIndex(["2012-01-01", "2012-02-01"], tz="UTC"))
     b = prepare(load("AAPL", start="2011-12-01", end="2012-03-01", universe=u))
     member = pd.Series((b.flags[:, 0] & 4) > 0, b.index)
-    assert not member[:"2011-12-31"].any() and member["2012-01-03":"2012-01-31"].all() and not member["2012-02-01":].any()
+    assert (
+        not member[:"2011-12-31"].any() and member["2012-01-03":"2012-01-31"].all() and not member["2012-02-01":].any()
+    )
     assert "in_universe" not in b.extras
 
 
@@ -352,12 +392,20 @@ def test_hourly_currency_bars_need_no_calendar_but_note_the_guess(shared_data):
 
 def test_instruments_from_every_form():
     a = instrument("AAPL", lot=0)
-    assert as_instruments(a) == as_instruments([a]) == as_instruments({"AAPL": a}) == as_instruments({"AAPL": a.dict()}) == {"AAPL": a}
+    assert (
+        as_instruments(a)
+        == as_instruments([a])
+        == as_instruments({"AAPL": a})
+        == as_instruments({"AAPL": a.dict()})
+        == {"AAPL": a}
+    )
     assert prepare(load("AAPL", instrument=a)).instruments == (a,)
     assert prepare(load("AAPL", instrument={"AAPL": {"tick": 0.05}})).instruments[0].tick == 0.05
 
 
-@pytest.mark.parametrize("bad", [{"tick": -1}, {"multiplier": 0}, {"kind": "stock"}, {"lot": float("nan")}, {"tick": "1"}])
+@pytest.mark.parametrize(
+    "bad", [{"tick": -1}, {"multiplier": 0}, {"kind": "stock"}, {"lot": float("nan")}, {"tick": "1"}]
+)
 def test_bad_instruments_are_refused(bad):
     with pytest.raises(DataError, match="instrument 'X'"):
         Instrument("X", **bad)

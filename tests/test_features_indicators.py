@@ -1,6 +1,6 @@
 """Every indicator: TA-Lib's numbers, no look-ahead, one step for arrays, streams and plain Python, and no drift.
 
-The catalogue tests walk through `INDICATORS`: an indicator added to `tradebench.features` is tested as soon as it exists.
+The catalogue tests walk through `INDICATORS`: an indicator added to `tradebench.features` is tested once it exists.
 """
 
 import importlib
@@ -95,8 +95,8 @@ def leading_nan(out):
 
 
 def test_catalogue_lists_what_was_asked_for_with_a_meaning_and_bounds():
-    wanted = """SMA EMA WMA DEMA KAMA MACD RSI Stochastic Bollinger Keltner Donchian ATR ADX DI CCI WilliamsR MFI OBV VWAP ROC
-        Aroon RollingMean RollingStd ZScore RollingSkew RollingMin RollingMax RollingQuantile RealisedVol Parkinson
+    wanted = """SMA EMA WMA DEMA KAMA MACD RSI Stochastic Bollinger Keltner Donchian ATR ADX DI CCI WilliamsR MFI OBV VWAP
+        ROC Aroon RollingMean RollingStd ZScore RollingSkew RollingMin RollingMax RollingQuantile RealisedVol Parkinson
         GarmanKlass YangZhang Hurst EWMAVol"""
     table = catalogue()
     assert not set(wanted.split()) - set(table.index)
@@ -485,7 +485,7 @@ def test_edited_step_runs_as_edited_from_the_same_cache(tmp_path):
         (tmp_path / "mine.py").write_text(SOURCE.format(factor=factor))
         code = "import mine, sys, numpy as np; print(mine.Scaled(2)(np.array([1.0, 3.0]))[1], 'numba' in sys.modules)"
         path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
-        env = os.environ | dict(TRADEBENCH_CACHE_DIR=str(tmp_path), PYTHONPATH=path, PYTHONDONTWRITEBYTECODE="1")
+        env = os.environ | dict(TRADEBENCH__DATA__CACHE=str(tmp_path), PYTHONPATH=path, PYTHONDONTWRITEBYTECODE="1")
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
         return done.stdout.split()
 

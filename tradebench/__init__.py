@@ -6,6 +6,7 @@ Modules:
 - `tradebench.backtest.metrics`: What a run earned, what it risked and what it paid: plain functions of arrays, each with its definition and source.
 - `tradebench.backtest.plots`: Figures of a result in one house style: the overview, the parts, and a heat map of parameters.
 - `tradebench.backtest.report`: Tables of a result, and one self-contained HTML page that a reviewer can open anywhere.
+- `tradebench.cli.shell`: The frame of the command `tradebench`: one line for each error, exit codes that scripts can trust, and nothing imported that a verb does not need.
 - `tradebench.features.volatility`: Realised volatility from closes, ranges and gaps, the exponentially weighted one, and the Hurst exponent."""
 
 from importlib import import_module

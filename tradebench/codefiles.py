@@ -96,7 +96,8 @@ def _unlisted(module: str):
     from tradebench.features.indicator import INDICATORS
     from tradebench.strategies.strategy import STRATEGIES
 
-    before = [(r, dict(r)) for r in (STRATEGIES, INDICATORS)]
+    sweep = sys.modules.get("tradebench.backtest.sweep")
+    before = [(r, dict(r)) for r in (STRATEGIES, INDICATORS, *([sweep.METRICS] if sweep else []))]
     try:
         yield
     finally:

@@ -34,7 +34,7 @@ def kernel(fn=None, *, inline: bool = True):
     fn.__kernel__ = inline
     return fn
 
-# %% ../nbs/01_jit.ipynb #44799375
+# %% ../nbs/01_jit.ipynb #bcaa3522
 def array_at(addr: int, shape: tuple, dtype):
     "C-contiguous array of `dtype` and `shape` over the memory at `addr`, which the caller keeps alive"
     dtype = np.dtype(dtype)
@@ -50,7 +50,7 @@ def record_at(addr: int, dtype):
 
 def call_at(addr: int, arg: int) -> int:
     "Call the compiled entry at `addr` with one integer"
-    return _entry(addr)(arg)
+    return _entry(int(addr))(int(arg))
 
 
 def address(a: np.ndarray) -> int:
@@ -346,7 +346,7 @@ def entry(fn):
     "Python callable of the compiled `fn(address: int) -> int`"
     return _entry(compiled(fn))
 
-# %% ../nbs/01_jit.ipynb #fb269a36
+# %% ../nbs/01_jit.ipynb #3a7e18c0
 ALLOWED = (
     "a step may use numbers, comparisons, if/for/while, tuples, its state and parameters, math.*, and other such "
     "functions; no lists, dicts, strings, arrays made inside, exceptions, prints or calls of pandas"
@@ -371,7 +371,7 @@ def _explain(error, fn) -> StrategyError:
         places.append((loc.filename, loc.line))
     ours = re.compile(r"[/\\](numba|tradebench)[/\\]|^<entry of|^unknown")
     places = [p for p in places if not ours.search(p[0])] or [(fn.__code__.co_filename, fn.__code__.co_firstlineno)]
-    file, line = places[-1][0], int(places[-1][1])
+    file, line = places[0][0], int(places[0][1])  # the innermost comes first
     file = next((f for f in linecache.cache if f.endswith(file)), file)
     code = linecache.getline(file, line).strip()
     lines = [r.strip() for r in text.splitlines() if r.strip()]
@@ -381,7 +381,15 @@ def _explain(error, fn) -> StrategyError:
     reason = re.sub(r" found for signature:$| with parameters .*$", "", reason)
     if name := re.search(r"name '(\w+)' is not defined", text):
         file, line, code = _find_name(fn, name[1]) or (file, line, code)
-    return StrategyError(f"cannot compile {Path(file).name}, line {line}: `{code}`: {reason} ({ALLOWED})")
+    return StrategyError(f"cannot compile {_place(file)}, line {line}: `{code}`: {reason} ({ALLOWED})")
+
+
+def _place(file: str) -> str:
+    "What a person calls the code's file: a notebook's cell by its number"
+    if "IPython" in sys.modules and (shell := sys.modules["IPython"].get_ipython()):
+        if name := getattr(shell.compile, "format_code_name", lambda f: None)(file):
+            return " ".join(name)
+    return Path(file).name
 
 # %% ../nbs/01_jit.ipynb #1925b414
 _TEMPLATE = """

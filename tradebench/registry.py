@@ -97,8 +97,11 @@ def _indicators() -> dict:
 def _metrics() -> dict:
     from tradebench.backtest import metrics
 
+    from tradebench.backtest.sweep import METRICS
+
     found = {k: getattr(metrics, k) for k in metrics.__all__}
-    return {k: f for k, f in found.items() if inspect.isfunction(f) and "returns" in inspect.signature(f).parameters}
+    ours = {k: f for k, f in found.items() if inspect.isfunction(f) and "returns" in inspect.signature(f).parameters}
+    return ours | METRICS
 
 
 def _sources() -> dict:
@@ -216,7 +219,8 @@ def _entry(kind: str, name: str, value) -> tuple:
     if kind == "source":
         return _SOURCE_NOTES.get(name, "a source of your own"), "start, end, symbols, ..."
     if kind == "metric":
-        return _first_line(value), ", ".join(inspect.signature(value).parameters)
+        streaming = isinstance(value, type)
+        return _first_line(value), "streaming" if streaming else ", ".join(inspect.signature(value).parameters)
     return _first_line(value), parameter_text(value.params)
 
 

@@ -13,13 +13,16 @@ from .costs import fee_of
 from tradebench.backtest.exchange import (
     CANCELLED,
     NAN,
+    WORKING,
     apply_event,
     book,
     close_trade,
+    count_down,
     drop_order,
     execute,
     fill_bar,
     fill_price,
+    note_order,
     place,
     protect,
     volatility_of,
@@ -133,8 +136,11 @@ def guard_account(a, slots, t, o, r, orders):
 # %% ../../nbs/backtest/02_engine.ipynb #ca5ba557
 @kernel
 def wanted_units(a, s, target, r, share):
-    "Units for `target` by the sizing rule, cut to the lot"
-    return to_lot(target * full_position(r, a.equity, s.mark * s.mult, volatility_of(s), share), s.lot)
+    "Units for `target` by the sizing rule, within the largest weight, cut to the lot"
+    value = s.mark * s.mult
+    units = target * full_position(r, a.equity, value, volatility_of(s), share)
+    most = r.max_weight * a.equity / value
+    return to_lot(min(max(units, -most), most), s.lot)
 
 
 @kernel
@@ -142,11 +148,7 @@ def drifted(a, s, target, o, r, share):
     "Whether the position has left the rebalance band around its target"
     if o.band != o.band or a.equity <= 0.0 or s.blocked or s.o_active:
         return False
-    value = s.mark * s.mult
-    units = wanted_units(a, s, target, r, share)
-    most = r.max_weight * a.equity / value
-    units = min(max(units, -most), most)
-    return abs(s.qty - units) * value / a.equity > o.band
+    return abs(s.qty - wanted_units(a, s, target, r, share)) * s.mark * s.mult / a.equity > o.band
 
 
 @kernel(inline=False)
@@ -155,7 +157,7 @@ def order_from(a, s, d, t, j, units, orders):
     f = s.factor
     s.target = d.target
     s.blocked = 0
-    if units * s.qty > 0.0 and abs(units) < abs(s.qty):  # what stays is protected from now on
+    if units * s.qty >= 0.0 and abs(units) < abs(s.qty):  # what is held is protected from now on
         protect(a, s, d.stop / f, d.take / f, d.trail / f)
     place(a, s, t, j, units, d.limit / f, d.stop / f, d.take / f, d.trail / f, d.expire, TARGET, orders)
 
@@ -183,7 +185,7 @@ def accept(a, slots, out, flags, t, o, r, orders):
             leave_universe(a, s, t, j, orders)
             continue
         if d.target != d.target:
-            restate(a, s, d)
+            restate(a, s, d, orders)
             continue
         if (d.target > 1.0 or d.target < -1.0) and r.rule != 1:
             a.error = 1
@@ -205,15 +207,17 @@ def accept(a, slots, out, flags, t, o, r, orders):
 @kernel(inline=False)
 def leave_universe(a, s, t, j, orders):
     "A symbol that left the universe is sold at market, and what would open it is cancelled"
+    if s.qty == 0.0 and not s.o_active:
+        return
+    s.target, s.blocked = 0.0, 0
     if s.qty == 0.0:
         drop_order(a, s, CANCELLED, orders)
     elif not (s.o_active and s.o_qty == 0.0 and s.o_kind == 0):
-        s.target = 0.0
         place(a, s, t, j, 0.0, NAN, NAN, NAN, NAN, 0.0, TARGET, orders)
 
 
 @kernel
-def restate(a, s, d):
+def restate(a, s, d, orders):
     "Move the protection of the position and of the order that would open it"
     if d.stop == d.stop or d.take == d.take or d.trail == d.trail:
         f = s.factor
@@ -223,6 +227,7 @@ def restate(a, s, d):
             s.o_stop = d.stop / f if d.stop == d.stop else s.o_stop
             s.o_take = d.take / f if d.take == d.take else s.o_take
             s.o_trail = d.trail / f if d.trail == d.trail else s.o_trail
+            note_order(s, WORKING, orders)
 
 
 @kernel(inline=False)
@@ -255,12 +260,18 @@ def increase(a, slots, out, t, o, r, share, orders):
 @kernel(inline=False)
 def fill_at_close(a, slots, costs, o, raw, flags, t, fills, trades, orders):
     "Fill the market orders decided on bar `t` at its close, reductions first"
+    if a.bar != t:
+        a.bar = t
+        for j in range(slots.shape[0]):
+            slots[j].used = 0.0
     for sweep in range(2):
         for j in range(slots.shape[0]):
             s = slots[j]
             mine = s.o_active and s.o_kind == 0 and s.o_t == t and s.o_reason == TARGET and flags[t, j] & 3 == 3
             if mine and (s.qty * (s.o_qty - s.qty) < 0.0) == (sweep == 0):
                 execute(a, slots, j, costs[j], o, raw, flags, t, True, raw[t, j, 3], True, False, fills, trades, orders)
+            if mine and sweep == 1 and s.o_active:
+                count_down(a, s, orders)
 
 
 @kernel(inline=False)
@@ -339,7 +350,6 @@ def order_phase(a, slots, costs, o, r, news, out, raw, flags, t, last, fills, tr
     if news and a.halted == 0 and not a.liquidate:
         accept(a, slots, out, flags, t, o, r, orders)
     if o.fill == 1 and a.working:
-        a.peak = max(a.peak, a.equity)
         fill_at_close(a, slots, costs, o, raw, flags, t, fills, trades, orders)
         revalue(a, slots)
     if last:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'OPTIONS', 'ACCOUNT_FLOATS', 'ACCOUNT_INTS', 'ACCOUNT', 'FILL', 'TRADE', 'ORDER', 'STATUS', 'WORKING',
-           'FILLED', 'CANCELLED', 'OUT_OF_TIME', 'REFUSED', 'CUT', 'NAN', 'Options', 'volatility_of', 'unguard',
+           'FILLED', 'CANCELLED', 'OUT_OF_TIME', 'REFUSED', 'CUT', 'NAN', 'DUST', 'Options', 'volatility_of', 'unguard',
            'protect', 'close_trade', 'open_trade', 'book', 'fill_price', 'carried', 'largest', 'affordable',
-           'drop_order', 'round_limit', 'place', 'execute', 'stop_level', 'exit_protected', 'live_on', 'at_open',
-           'inside_bar', 'try_limit', 'fill_bar', 'apply_event']
+           'note_order', 'drop_order', 'round_limit', 'place', 'capped', 'execute', 'stop_level', 'exit_protected',
+           'live_on', 'at_open', 'inside_bar', 'try_limit', 'count_down', 'fill_bar', 'apply_event']
 
 # %% ../../nbs/backtest/01_exchange.ipynb #513678a1
 import math
@@ -83,7 +83,7 @@ ACCOUNT_FLOATS = (
     "max_dd sum_r sum_r2 sum_d2"
 ).split()
 ACCOUNT_INTS = (
-    "session halted liquidate working guarded held next_event n_fills n_trades n_orders trade_id closed wins losses "
+    "session halted liquidate working guarded held next_event bar n_fills n_trades n_orders trade_id closed wins losses "
     "n_ret since_peak max_dd_bars exposed error"
 ).split()
 ACCOUNT = np.dtype([(f, "f8") for f in ACCOUNT_FLOATS] + [(f, "i8") for f in ACCOUNT_INTS])
@@ -104,6 +104,7 @@ ORDER = np.dtype(
 STATUS = ("working", "filled", "cancelled", "expired", "refused", "cut")
 WORKING, FILLED, CANCELLED, OUT_OF_TIME, REFUSED, CUT = range(len(STATUS))
 NAN = np.nan
+DUST = 1e-9  # a difference smaller than this share of an order is rounding
 
 # %% ../../nbs/backtest/01_exchange.ipynb #36c0a7b6
 @kernel
@@ -314,18 +315,26 @@ def affordable(a, slots, j, c, o, raw, flags, t, at_close, q, ref, volume, marke
         grow = low
     else:
         grow = largest(s, c, o, ref, side, closing, grow, volume, market, gross, equity)
-    return side * (closing + to_lot(grow, s.lot))
+    grow = to_lot(grow, s.lot)
+    return side * (closing + (grow if grow > DUST * abs(q) else 0.0))
 
 # %% ../../nbs/backtest/01_exchange.ipynb #76252302
+@kernel(inline=False)
+def note_order(s, status, orders):
+    "Bring the order's row up to date"
+    if s.o_id < orders.shape[0]:
+        w = orders[s.o_id]
+        w.status, w.filled, w.value = status, s.o_filled, s.o_value
+        w.limit, w.stop, w.take, w.trail = s.o_limit, s.o_stop, s.o_take, s.o_trail
+
+
 @kernel
 def drop_order(a, s, status, orders):
     "The working order ends with `status`"
     if s.o_active:
         s.o_active = 0
         a.working -= 1
-        if s.o_id < orders.shape[0]:
-            w = orders[s.o_id]
-            w.status, w.filled, w.value = status, s.o_filled, s.o_value
+        note_order(s, status, orders)
 
 
 @kernel
@@ -339,7 +348,7 @@ def place(a, s, t, j, units, limit, stop, take, trail, expire, reason, orders):
     "Replace the working order by one for a position of `units`; prices are raw"
     drop_order(a, s, CANCELLED, orders)
     delta = units - s.qty
-    if delta == 0.0:
+    if abs(delta) <= DUST * max(abs(units), abs(s.qty)):
         if s.qty != 0.0:
             protect(a, s, stop, take, trail)
         return
@@ -351,33 +360,38 @@ def place(a, s, t, j, units, limit, stop, take, trail, expire, reason, orders):
     a.working += 1
     if a.n_orders < orders.shape[0]:
         w = orders[a.n_orders]
-        w.id, w.t, w.j, w.status, w.reason, w.qty, w.expire = a.n_orders, t, j, WORKING, reason, delta, expire
-        w.limit, w.stop, w.take, w.trail, w.filled, w.value = s.o_limit, stop, take, trail, 0.0, 0.0
+        w.id, w.t, w.j, w.reason, w.qty, w.expire = a.n_orders, t, j, reason, delta, expire
+        note_order(s, WORKING, orders)
     a.n_orders += 1
+
+
+@kernel
+def capped(s, c, q, volume):
+    "`q` (signed) cut to what the bar's volume lets fill. A traded bar without volume belongs to a series that has none."
+    if c.participation <= 0.0 or not volume > 0.0:
+        return q
+    most = c.participation * volume
+    room = most - s.used
+    if abs(q) <= room * (1.0 + DUST):
+        return q
+    room = to_lot(room, s.lot) if room > DUST * most else 0.0
+    return room if q > 0.0 else -room
 
 
 @kernel(inline=False)
 def execute(a, slots, j, c, o, raw, flags, t, at_close, ref, market, inside, fills, trades, orders):
     "Fill the working order of symbol `j` at reference price `ref`, as far as volume and account allow"
     s = slots[j]
-    q = s.o_qty - s.qty
+    volume = raw[t, j, 4]
+    wanted = s.o_qty - s.qty
+    asked = capped(s, c, wanted, volume)
+    if asked == 0.0:
+        return
+    q = affordable(a, slots, j, c, o, raw, flags, t, at_close, asked, ref, volume, market)
     if q == 0.0:
-        drop_order(a, s, FILLED if s.o_filled != 0.0 else CANCELLED, orders)
+        drop_order(a, s, CUT if s.o_filled != 0.0 else REFUSED, orders)
         return
     side = 1.0 if q > 0.0 else -1.0
-    volume = raw[t, j, 4]
-    wanted = q
-    if c.participation > 0.0 and volume > 0.0:  # a traded bar without volume belongs to a series that has none
-        room = max(c.participation * volume - s.used, 0.0)
-        if abs(q) > room:
-            q = side * to_lot(room, s.lot)
-    if q == 0.0:
-        return
-    asked = q
-    q = affordable(a, slots, j, c, o, raw, flags, t, at_close, q, ref, volume, market)
-    if q == 0.0:
-        drop_order(a, s, REFUSED if s.o_filled == 0.0 else CUT, orders)
-        return
     opens = s.qty == 0.0 or s.qty * q > 0.0 or abs(q) > abs(s.qty)
     price, spread, impact = fill_price(s, c, o, ref, side, abs(q), volume, market, opens)
     s.used += abs(q)
@@ -397,6 +411,8 @@ def execute(a, slots, j, c, o, raw, flags, t, at_close, ref, market, inside, fil
         drop_order(a, s, FILLED, orders)
     elif q != asked:
         drop_order(a, s, CUT, orders)
+    else:
+        note_order(s, WORKING, orders)
 
 # %% ../../nbs/backtest/01_exchange.ipynb #aaa442d8
 @kernel
@@ -417,11 +433,8 @@ def exit_protected(a, slots, j, c, o, raw, flags, t, ref, reason, fills, trades,
     side = 1.0 if s.qty > 0.0 else -1.0
     if s.o_active and s.o_qty * side >= 0.0:
         drop_order(a, s, CANCELLED, orders)  # what would add to the position, or close what is closed now
-    q, volume, market = -s.qty, raw[t, j, 4], reason != TAKE
-    if c.participation > 0.0 and volume > 0.0:
-        room = max(c.participation * volume - s.used, 0.0)
-        if abs(q) > room:
-            q = -side * to_lot(room, s.lot)
+    volume, market = raw[t, j, 4], reason != TAKE
+    q = capped(s, c, -s.qty, volume)
     if q != 0.0:
         price, spread, impact = fill_price(s, c, o, ref, -side, abs(q), volume, market, False)
         s.used += abs(q)
@@ -461,7 +474,7 @@ def inside_bar(a, slots, j, c, o, raw, flags, t, fills, trades, orders):
     if s.opened and o.stop_from == 1:
         return
     long = s.qty > 0.0
-    start = s.avg if s.opened == 2 else raw[t, j, 0]
+    start = s.o_limit if s.opened == 2 else raw[t, j, 0]
     high, low = raw[t, j, 1], raw[t, j, 2]
     level, trailing = stop_level(s)
     touch = o.limit_touch == 1
@@ -492,10 +505,20 @@ def try_limit(a, slots, j, c, o, raw, flags, t, fills, trades, orders):
         execute(a, slots, j, c, o, raw, flags, t, False, limit, False, True, fills, trades, orders)
 
 
+@kernel
+def count_down(a, s, orders):
+    "One more bar on which the order could have filled has passed"
+    if s.o_left > 0.0:
+        s.o_left -= 1.0
+        if s.o_left <= 0.0:
+            drop_order(a, s, OUT_OF_TIME, orders)
+
+
 @kernel(inline=False)
 def fill_bar(a, slots, costs, o, raw, flags, t, fills, trades, orders):
     "All fills of bar `t`"
     n = slots.shape[0]
+    a.bar = t
     for j in range(n):
         slots[j].used = 0.0
         slots[j].opened = 0
@@ -512,24 +535,21 @@ def fill_bar(a, slots, costs, o, raw, flags, t, fills, trades, orders):
                 )
         for j in range(n):
             s = slots[j]
-            if s.o_active and live_on(flags, t, j):
-                if s.o_kind == 1:
-                    try_limit(a, slots, j, costs[j], o, raw, flags, t, fills, trades, orders)
-                elif s.qty * (s.o_qty - s.qty) >= 0.0:
-                    execute(
-                        a, slots, j, costs[j], o, raw, flags, t, False, raw[t, j, 0], True, False, fills, trades, orders
-                    )
+            if s.o_active and s.o_kind == 0 and live_on(flags, t, j) and s.qty * (s.o_qty - s.qty) >= 0.0:
+                execute(
+                    a, slots, j, costs[j], o, raw, flags, t, False, raw[t, j, 0], True, False, fills, trades, orders
+                )
+        for j in range(n):
+            if slots[j].o_active and slots[j].o_kind == 1 and live_on(flags, t, j):
+                try_limit(a, slots, j, costs[j], o, raw, flags, t, fills, trades, orders)
     if a.guarded:
         for j in range(n):
             if slots[j].guard and live_on(flags, t, j):
                 inside_bar(a, slots, j, costs[j], o, raw, flags, t, fills, trades, orders)
     if a.working:
         for j in range(n):
-            s = slots[j]
-            if s.o_active and s.o_left > 0.0 and s.o_t < t and live_on(flags, t, j):
-                s.o_left -= 1.0
-                if s.o_left <= 0.0:
-                    drop_order(a, s, OUT_OF_TIME, orders)
+            if slots[j].o_active and live_on(flags, t, j):
+                count_down(a, slots[j], orders)
 
 # %% ../../nbs/backtest/01_exchange.ipynb #f1cff54d
 @kernel(inline=False)
@@ -542,10 +562,8 @@ def apply_event(a, s, t, j, kind, value, fills, trades, orders):
         s.t_pnl += paid
     elif kind == 2:
         s.qty *= value
-        s.o_qty *= value
         s.e_qty *= value
         s.x_qty *= value
-        for_units = to_lot(s.qty, s.lot)
         s.mark /= value
         s.avg /= value
         s.high /= value
@@ -558,13 +576,17 @@ def apply_event(a, s, t, j, kind, value, fills, trades, orders):
         s.o_stop /= value
         s.o_take /= value
         s.o_trail /= value
-        s.o_qty = to_lot(s.o_qty, s.lot)
-        if s.o_active and s.o_qty == 0.0 and s.o_reason == TARGET and s.qty == 0.0:
-            drop_order(a, s, CANCELLED, orders)
-        if for_units != s.qty:
-            q = for_units - s.qty
-            book(a, s, t, j, q, s.mark, s.mark, 0.0, 0.0, 0.0, SPLIT, -1, fills, trades)
-            s.qty = for_units
+        s.o_qty = to_lot(s.o_qty * value, s.lot)
+        s.o_filled *= value
+        rest = to_lot(s.qty, s.lot) - s.qty
+        if abs(rest) > DUST * s.lot:
+            book(a, s, t, j, rest, s.mark, s.mark, 0.0, 0.0, 0.0, SPLIT, -1, fills, trades)
+        if s.o_active:
+            if s.o_id < orders.shape[0]:
+                orders[s.o_id].qty *= value
+            note_order(s, WORKING, orders)
+            if abs(s.o_qty - s.qty) <= DUST * abs(s.qty):
+                drop_order(a, s, CANCELLED, orders)
     else:
         drop_order(a, s, CANCELLED, orders)
         if s.qty != 0.0:

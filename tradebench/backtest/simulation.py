@@ -40,11 +40,10 @@ def input_array(cls, bars: Bars, given: dict) -> np.ndarray:
     planes = []
     for name, what in cls.inputs.items():
         if isinstance(what, Higher):
-            from tradebench.data.builder import higher_columns
+            from tradebench.data.higher import higher_columns
 
-            planes += [
-                higher_columns(bars, what.freq)[f] for f in ("open", "high", "low", "close", "volume", "new", "age")
-            ]
+            columns = higher_columns(bars, what.freq)
+            planes += [columns[f] for f in ("open", "high", "low", "close", "volume", "new", "age")]
             continue
         source = what.column or name
         values = given.get(source, bars.extras.get(source))

@@ -208,9 +208,12 @@ def _frame(self, adjust: str = "raw") -> pd.DataFrame:
         values[..., 4] *= self.share[-1]
     T, N = self.flags.shape
     names = list(FIELDS)
-    if self.extras:
-        values = np.concatenate([values, np.stack([self.extras[k] for k in self.extras], axis=2)], axis=2)
-        names += list(self.extras)
+    more = dict(self.extras)
+    if not (self.flags & MEMBER).all():
+        more["in_universe"] = ((self.flags & MEMBER) > 0).astype(float)
+    if more:
+        values = np.concatenate([values, np.stack(list(more.values()), axis=2)], axis=2)
+        names += list(more)
     cols = pd.MultiIndex.from_product([self.symbols, names], names=["symbol", "field"]) if N > 1 else names
     out = pd.DataFrame(values.reshape(T, -1).copy(), index=self.index, columns=cols)
     out.attrs["tradebench"] = {

@@ -12,8 +12,8 @@ import math
 import numpy as np
 import pandas as pd
 
-from .checks import FIELDS
 from .calendars import sessions
+from .checks import FIELDS
 from .files import freq_ns
 from ..errors import DataError, unknown
 from ..jit import kernel

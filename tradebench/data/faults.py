@@ -38,11 +38,14 @@ def usual_move(close) -> np.ndarray:
     r = np.abs(np.diff(np.log(close), prepend=np.log(close[:1])))
     if len(r) < 8:
         return np.full(len(r), np.inf)
-    n = max(len(r) // _WINDOW, 1)
-    m = np.array([np.median(b) for b in np.array_split(r, n)]) if len(r) % n else np.median(r.reshape(n, -1), axis=1)
-    m = np.maximum(m, np.median(r) / 4)
+    width = min(_WINDOW, len(r))
+    n = len(r) // width
+    m = np.median(r[: n * width].reshape(n, width), axis=1)  # what is left over counts with the last block
+    m = np.maximum(m, np.median(m) / 4)
     wide = np.maximum(m, np.maximum(np.append(m[1:], 0), np.insert(m[:-1], 0, 0)))
-    return np.repeat(wide, [len(b) for b in np.array_split(np.empty(len(r)), n)])
+    counts = np.full(n, width)
+    counts[-1] += len(r) - n * width
+    return np.repeat(wide, counts)
 
 
 def find_spikes(o, h, lo, c) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -74,8 +77,10 @@ def infer_freq(ts) -> int:
     d = d[d > 0]
     if not len(d):
         return 0
-    values, n = np.unique(d, return_counts=True)
-    return int(values[n.argmax()]) if n.max() >= len(d) / 3 else 0
+    d.sort()
+    first = np.flatnonzero(np.diff(d, prepend=d[0] - 1))
+    n = np.diff(np.append(first, len(d)))
+    return int(d[first[n.argmax()]]) if n.max() >= len(d) / 3 else 0
 
 
 def find_gaps(ts, calendar: str, freq: int = 0) -> tuple[np.ndarray, np.ndarray, int]:

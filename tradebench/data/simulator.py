@@ -9,9 +9,8 @@ __all__ = ['REGIMES', 'NEXT', 'OVERNIGHT', 'STEPS', 'u_shape', 'simulate', 'simu
 import numpy as np
 import pandas as pd
 
-from .bars import prepare
-from .checks import FIELDS
 from .calendars import DAY, MINUTE, sessions, sessions_per_year
+from .checks import FIELDS
 from .instruments import Instrument
 from ..errors import DataError
 

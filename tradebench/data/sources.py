@@ -16,7 +16,7 @@ import pandas as pd
 from .actions import as_records, check_actions, events, read_actions
 from .bars import prepare
 from .calendars import guess_calendar
-from .catalog import SOURCES, join_frames, read_folder, register, simulated
+from .catalog import SOURCES, join_frames, read_folder, simulated
 from .checks import FIELDS, align_universe
 from .files import STAMPS, name_columns, read_table, to_bars
 from .instruments import KNOWN, Instrument, as_instruments
@@ -36,7 +36,7 @@ def _instrument_of(symbol, given, calendar, ts=None) -> Instrument:
     inst = (
         given.get(symbol)
         or KNOWN.get(symbol)
-        or Instrument(symbol, calendar=calendar or (guess_calendar(ts) if ts is not None else "24/7"))
+        or Instrument(symbol, calendar=calendar or (guess_calendar(np.sort(ts)) if ts is not None else "24/7"))
     )
     return replace(inst, calendar=calendar) if calendar else inst
 
@@ -70,10 +70,9 @@ def _from_table(table, name, where, *, symbols, stamp, tz, dst, time_format, fre
             time_format=time_format,
             where=here,
         )
-        inst = _instrument_of(s, given, calendar, np.sort(frame.index.asi8))
+        inst = _instrument_of(s, given, calendar, frame.index.asi8)
         mine = as_records(None if actions is None else actions[actions["symbol"] == s], inst.calendar)
-        ordered = np.unique(frame.index.asi8)
-        rows = events(mine, [s], ordered)["t"] if mine else ()
+        rows = events(mine, [s], np.unique(frame.index.asi8))["t"] if mine else ()
         frame, report = apply_quality(frame, quality, s, calendar=inst.calendar, freq=length, split_rows=rows)
         frames[s] = frame
         insts.append(inst)
@@ -224,12 +223,20 @@ def _ready(frame, where, symbols, calendar, given, actions, quality):
     return out, [r for r in checked.values() if r]
 
 
+def _stamp(t):
+    "Text is left to pandas, which reads a date as the whole day; other times are UTC where naive."
+    if t is None or isinstance(t, str):
+        return t
+    t = pd.Timestamp(t)
+    return t if t.tz else t.tz_localize("UTC")
+
+
 def _cut(frame, start, end, where):
     "Rows from start to end; an empty range names what there is."
     if start is None and end is None:
         return frame
     try:
-        cut = frame.loc[start:end]
+        cut = frame.loc[_stamp(start) : _stamp(end)]
     except (ValueError, TypeError, KeyError):
         raise DataError(
             f"start={start!r}, end={end!r}: not dates that pandas can read, or the rows are not in time order; use '2010-01-31'"

@@ -8,7 +8,7 @@ __all__ = ['ema', 'EMA', 'dema', 'DEMA', 'wma', 'WMA', 'kama', 'KAMA', 'macd', '
 # %% ../../nbs/features/02_averages.ipynb #25b7bd9b
 import numpy as np
 
-from .indicator import SMA, Indicator
+from .indicator import Indicator
 from .rolling import Parts, RollingSum, rolling_sum
 from ..jit import kernel
 from ..params import param

@@ -8,8 +8,6 @@ __all__ = ['atr', 'ATR', 'di', 'DI', 'adx', 'ADX', 'bollinger', 'Bollinger', 'ke
 # %% ../../nbs/features/04_bands.ipynb #018f4828
 import math
 
-import numpy as np
-
 from .averages import EMA, ema
 from .extremes import RollingMax, RollingMin, rolling_max, rolling_min
 from .indicator import Indicator

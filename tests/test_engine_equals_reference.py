@@ -1,0 +1,161 @@
+"""The compiled engine against the slow reference: the same fills, trades, orders, equity and account on random cases,
+whole, batch by batch, traced and as plain Python. A failure prints the seed: `python tests/test_engine_equals_reference.py SEED`
+shows both sides."""
+
+import math
+import random
+import sys
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from reference_engine import run_reference
+from strategies_for_engine import cases, random_case
+
+from tradebench.backtest.costs import Costs
+from tradebench.backtest.exchange import STATUS, Options
+from tradebench.backtest.simulation import backtest, simulation
+from tradebench.data.bars import Bars
+from tradebench.data.instruments import Instrument
+from tradebench.risk.sizing import Limits, Sizing
+from tradebench.strategies.strategy import REASONS
+
+TOL = 1e-9
+
+
+def bars_for(small) -> Bars:
+    "The case's arrays as the engine's `Bars`"
+    seen = small.seen if len(small.events) else small.raw
+    names = ("ts", "raw", "factor", "flags", "clock", "events")
+    arrays = {k: np.ascontiguousarray(getattr(small, k)) for k in names}
+    return Bars(
+        symbols=small.symbols, seen=np.ascontiguousarray(seen), share=np.ones_like(small.factor), extras={},
+        instruments=tuple(Instrument(i.symbol, i.tick, i.lot, i.multiplier) for i in small.instruments),
+        calendar=small.calendar, periods_per_year=small.periods_per_year, **arrays,
+    )  # fmt: skip
+
+
+def arguments_for(case) -> dict:
+    "Arguments of `backtest` for a case of the reference"
+    options, sizing, limits = (asdict(x) for x in (case.options, case.sizing, case.limits))
+    costs = Costs(**asdict(case.costs), participation=options.pop("participation"))
+    infinite = {k: v or (1.0 if k in ("max_drawdown", "daily_loss") else math.inf) for k, v in limits.items()}
+    names = ("target", "stop", "take", "trail", "limit", "expire")
+    columns = {k: np.ascontiguousarray(case.decisions[:, :, i]) for i, k in enumerate(names)}
+    return dict(
+        bars=bars_for(case.bars), costs=costs, sizing=Sizing(rule=sizing.pop("kind"), **sizing), limits=Limits(**infinite),
+        options=Options(**options), initial=case.initial, **columns,
+    )  # fmt: skip
+
+
+def rows(records) -> list:
+    return [dict(zip(records.dtype.names, r, strict=True)) for r in records.tolist()]
+
+
+def compiled_tables(r) -> dict:
+    "What is compared, from the engine"
+    fills = [f | dict(reason=REASONS[f["reason"]]) for f in rows(r._fills)]
+    trades = sorted(rows(r._trades), key=lambda w: w["id"])
+    words = ("entry_reason", "exit_reason")
+    trades = [w | {k: REASONS[w[k]] for k in words} for w in trades]
+    orders = [w | dict(status=STATUS[w["status"]], reason=REASONS[w["reason"]]) for w in rows(r._orders)]
+    return dict(fills=fills, trades=trades, orders=orders, equity=r.equity_values.tolist())
+
+
+def reference_tables(r) -> dict:
+    "The same from the reference"
+    trades = []
+    for k, w in enumerate(r.trades):
+        mae, mfe = w.excursions()
+        trades.append(dict(
+            id=k, j=w.j, side=w.side, entry_t=w.t_in, exit_t=w.t_out, bars=w.bars, entry_reason=w.entry_reason,
+            exit_reason=w.exit_reason, open=int(w.open), qty=w.qty, entry_price=w.entry_price, exit_price=w.exit_price,
+            pnl=w.pnl, fees=w.fees, costs=w.costs, mae=mae, mfe=mfe,
+        ))  # fmt: skip
+    names = "t j qty limit stop take trail expire filled value status reason".split()
+    orders = [dict(id=k) | {n: getattr(o, n) for n in names} for k, o in enumerate(r.orders)]
+    fills = [f._asdict() for f in r.fills]
+    for f in fills:
+        f.pop("ts")
+    return dict(fills=fills, trades=trades, orders=orders, equity=r.equity)
+
+
+def scales(case, table) -> dict:
+    "Money sums differ by rounding of the account, not of the single number"
+    money = case.initial + max((abs(f["qty"] * f["ref"]) for f in table["fills"]), default=0.0) * 5
+    return dict(pnl=money, fees=money, costs=money, fee=money, spread=money, slippage=money, impact=money, value=money)
+
+
+def differences(case, ours, theirs) -> list:
+    found, scale = [], scales(case, theirs)
+    for name in ("fills", "orders", "trades"):
+        a, b = ours[name], theirs[name]
+        if len(a) != len(b):
+            found.append(f"{name}: {len(a)} against {len(b)}")
+        for i, (x, y) in enumerate(zip(a, b, strict=False)):
+            for k in y:
+                if isinstance(y[k], str) or y[k] == x[k]:
+                    if x[k] != y[k]:
+                        found.append(f"{name}[{i}].{k}: {x[k]} against {y[k]}")
+                elif not math.isclose(x[k], y[k], rel_tol=TOL, abs_tol=TOL * scale.get(k, 1e-3)):
+                    if not (math.isnan(x[k]) and math.isnan(y[k])):
+                        found.append(f"{name}[{i}].{k}: {x[k]!r} against {y[k]!r}")
+    unlike = ~np.isclose(ours["equity"], theirs["equity"], rtol=TOL, atol=TOL * scale["pnl"])
+    found += [f"equity[{t}]: {ours['equity'][t]!r} against {theirs['equity'][t]!r}" for t in np.flatnonzero(unlike)]
+    return found
+
+
+def account_differences(case, sim, theirs) -> list:
+    found, account = [], theirs.account
+    scale = scales(case, reference_tables(theirs))["pnl"]
+    names = dict(cash="cash", equity="equity", gross_pnl="gross_pnl", fees="fee") | {
+        k: k for k in ("spread", "slippage", "impact", "borrow", "funding", "peak")
+    }
+    for mine, other in names.items():
+        if not math.isclose(sim.account[mine], account[other], rel_tol=TOL, abs_tol=TOL * scale):
+            found.append(f"account.{mine}: {sim.account[mine]!r} against {account[other]!r}")
+    if (sim.account["halted"] == 2) != account["halted"]:
+        found.append(f"account.halted: {sim.account['halted']} against {account['halted']}")
+    qty = sim.slots[0]["qty"]
+    if not np.allclose(qty, account["qty"], rtol=TOL, atol=1e-12):
+        found.append(f"qty: {qty} against {account['qty']}")
+    held = qty != 0
+    if not np.allclose(sim.slots[0]["avg"][held], np.array(account["avg"])[held], rtol=TOL):
+        found.append(f"avg: {sim.slots[0]['avg']} against {account['avg']}")
+    return found
+
+
+def compare(case) -> list:
+    sim = simulation(**arguments_for(case))
+    sim.advance()
+    result = sim.result()
+    theirs = run_reference(*case.arguments)
+    found = differences(case, compiled_tables(result), reference_tables(theirs))
+    found += account_differences(case, sim, theirs)
+    if result.conservation_error() > TOL:
+        found.append(f"conservation {result.conservation_error()}")
+    return found
+
+
+def show(seed):
+    case = random_case(random.Random(seed))
+    sim = simulation(**arguments_for(case))
+    sim.advance()
+    theirs = run_reference(*case.arguments)
+    a, b = compiled_tables(sim.result()), reference_tables(theirs)
+    print(case.costs, case.sizing, case.options, case.limits, case.initial, case.bars.instruments[0], sep="\n")
+    print(case.bars.events)
+    for t in range(len(case.bars.ts)):
+        for j in range(len(case.bars.symbols)):
+            print(t, j, case.bars.flags[t, j], case.bars.raw[t, j], "decides", case.decisions[t, j])
+    for name in ("fills", "orders", "trades"):
+        for side, table in (("engine", a), ("reference", b)):
+            print(name, side)
+            for row in table[name]:
+                print("   ", {k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
+    print(*compare(case), sep="\n")
+
+
+if __name__ == "__main__":
+    show(int(sys.argv[1]))
