@@ -16,6 +16,7 @@ PRESENT, TRADED, IN_UNIVERSE = 1, 2, 4
 DIVIDEND, SPLIT, DELISTING = 1, 2, 3
 LAMBDA = 0.94
 TOL = 1e-12  # slack of the cash rule: rounding of sums must not refuse an order that fits exactly
+ZERO = 1e-12  # a result smaller than this share of the trade is neither won nor lost
 DUST = 1e-9  # a quantity smaller than this share of its order (or a lot) is rounding, not an order
 
 
@@ -150,7 +151,8 @@ class Trade:
     @property
     def pnl(self):
         "All the money this trade made: prices, fees, dividends, borrow and funding."
-        return self.realised - self.fees + self.dividends - self.financing
+        money = self.realised - self.fees + self.dividends - self.financing
+        return 0.0 if abs(money) < ZERO * self.qty * self.entry_price * self.multiplier else money
 
     @property
     def ret(self):
@@ -435,10 +437,11 @@ class Reference:
             self.submit(t, j, 0.0, reason)
         elif s.order and s.order.target * side >= 0:
             self.drop(s, "cancelled")
+        elif s.order:
+            return  # an order to the other side: its target stands
+        s.blocked = True
         if self.options.reentry == "always":
             s.last_target = 0.0
-        else:
-            s.blocked = True
 
     def limit_fill(self, t, j):
         s = self.symbols[j]
@@ -770,7 +773,8 @@ class Reference:
         if abs(units) <= most:
             return units
         kept = abs(s.qty) if s.qty * side > 0 else 0.0  # what is held already is never cut
-        return side * (kept + floor_lot(max(most - kept, 0.0), s.lot))
+        more = most - kept
+        return side * (kept + (floor_lot(more, s.lot) if more > DUST * abs(units) else 0.0))
 
     def accept(self, t, j, wish, units):
         s = self.symbols[j]

@@ -91,11 +91,15 @@ def test_markers_stand_at_the_prices_and_times_of_the_trades():
 
 def test_prices_are_back_adjusted_and_hover_text_is_raw():
     r = fake_result(900, hold=30, seed=1)
-    r.bars.factor = np.where(np.arange(900) < 450, 1.0, 2.0)[:, None]
-    fig, first = plots.price(r), r.trades.iloc[0]
+    first = r.trades.iloc[0]
+    split = np.searchsorted(r.bars.ts, first.entry_ts.value) + 5  # within the first trade
+    r.bars.factor = np.where(np.arange(900) < split, 1.0, 2.0)[:, None]
+    fig = plots.price(r)
     assert trace(fig, "SIM").y[-1] == r.bars.raw[-1, 0, 3] and trace(fig, "SIM").y[0] == r.bars.raw[0, 0, 3] / 2
-    mark = trace(fig, "Long entry" if first.side > 0 else "Short entry")
-    assert mark.y[0] == pytest.approx(first.entry_price / 2) and f"{first.entry_price:,.6g}" in mark.text[0]
+    entry = trace(fig, "Long entry" if first.side > 0 else "Short entry")
+    leave = trace(fig, "Exit with gain" if first.pnl > 0 else "Exit with loss")
+    assert entry.y[0] == pytest.approx(first.entry_price / 2) and f"{first.entry_price:,.6g}" in entry.text[0]
+    assert leave.y[0] == pytest.approx(first.exit_price)
 
 
 def test_stop_levels_come_from_the_order_that_opened_the_trade():

@@ -12,6 +12,7 @@ __all__ = ['YEAR_NS', 'MARKET', 'DECIDE', 'ORDER_PHASE', 'ALL', 'DECAY', 'SLOT_S
 from .costs import fee_of
 from tradebench.backtest.exchange import (
     CANCELLED,
+    DUST,
     NAN,
     WORKING,
     apply_event,
@@ -244,12 +245,16 @@ def increase(a, slots, out, t, o, r, share, orders):
         if not s.opened:
             continue
         s.opened = 0
-        units = wanted_units(a, s, d.target, r, share)
+        wanted = units = wanted_units(a, s, d.target, r, share)
         if r.capped:
             g, e = exposure_of(s)
             gross -= g
             net -= e
-            units = within_limits(r, units, s.qty, s.mark * s.mult, a.equity, gross, net, s.lot)
+            units = within_limits(r, wanted, s.qty, s.mark * s.mult, a.equity, gross, net, s.lot)
+            if abs(units) < DUST * abs(wanted):  # room that is only rounding
+                units = 0.0
+            if abs(units - s.qty) < DUST * abs(wanted):
+                units = s.qty
         order_from(a, s, d, t, j, units, orders)
         if r.capped:
             g, e = exposure_of(s)

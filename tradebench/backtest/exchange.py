@@ -147,18 +147,20 @@ def close_trade(a, s, t, j, reason, trades, still_open):
         units += s.qty
         value += s.qty * s.mark
         pnl += s.qty * (s.mark - s.avg) * s.mult
+    net = pnl - s.t_fees
+    if abs(net) < 1e-3 * DUST * abs(s.e_value) * s.mult:  # neither won nor lost, but for rounding
+        net = 0.0
     if a.n_trades < trades.shape[0]:
         w = trades[a.n_trades]
         w.id, w.j, w.side, w.entry_t, w.exit_t, w.bars = s.t_id, j, int(side), s.t_open, t, s.held
         w.entry_reason, w.exit_reason, w.open = s.t_reason, reason, int(still_open)
         w.qty, w.entry_price, w.exit_price = abs(s.e_qty), entry, value / units if units != 0.0 else s.mark
-        w.pnl, w.fees, w.costs = pnl - s.t_fees, s.t_fees, s.t_costs
+        w.pnl, w.fees, w.costs = net, s.t_fees, s.t_costs
         up, down = s.high / entry - 1.0, s.low / entry - 1.0
         w.mfe = max(up, 0.0) if side > 0.0 else max(-down, 0.0)
         w.mae = min(down, 0.0) if side > 0.0 else min(-up, 0.0)
     a.n_trades += 1
     if not still_open:
-        net = pnl - s.t_fees
         a.closed += 1
         if net > 0.0:
             a.wins += 1
@@ -440,12 +442,14 @@ def exit_protected(a, slots, j, c, o, raw, flags, t, ref, reason, fills, trades,
         s.used += abs(q)
         fee = fee_of(c, abs(q), abs(q) * price * s.mult)
         book(a, s, t, j, q, ref, price, fee, spread, impact, reason, -1, fills, trades)
-    s.blocked = 1
-    if o.reentry == 1:
-        s.target = 0.0
     if s.qty != 0.0:
         unguard(a, s)
         place(a, s, t, j, 0.0, NAN, NAN, NAN, NAN, 0.0, reason, orders)
+    elif s.o_active:
+        return  # an order to the other side: its target stands
+    s.blocked = 1
+    if o.reentry == 1:
+        s.target = 0.0
 
 
 @kernel

@@ -8,13 +8,12 @@ or its input is wrong, with one line on standard error; 130 interrupted by Ctrl-
 # %% auto #0
 __all__ = ['app', 'INTERRUPTED', 'group', 'root', 'note', 'print_table', 'cell', 'explain', 'expand', 'run_app']
 
-# %% ../../nbs/cli/00_shell.ipynb #5811fba5
+# %% ../../nbs/cli/00_shell.ipynb #0db8a08d
 import os
 import re
 import sys
 import traceback
 import warnings
-from difflib import get_close_matches
 
 import typer
 
@@ -147,7 +146,7 @@ def expand(args: list) -> tuple:
         out.append(arg)
     return [a for a in out if a != "--debug"], "--debug" in out
 
-# %% ../../nbs/cli/00_shell.ipynb #fd7ada5f
+# %% ../../nbs/cli/00_shell.ipynb #626e5d0b
 def _warn(message, category, *_, **__):
     if not issubclass(category, DeprecationWarning | PendingDeprecationWarning | ResourceWarning):
         note(f"tradebench: note: {message}")
@@ -161,6 +160,8 @@ def run_app(args: list) -> int:
     try:
         code = app(args, standalone_mode=False, prog_name="tradebench")
         sys.stdout.flush()
+        if code == INTERRUPTED:  # typer has turned Ctrl-C into the number already
+            note("tradebench: interrupted")
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end

@@ -154,18 +154,28 @@ def bollinger(s, x):
     return s.upper, s.middle, s.lower
 
 
-class Bollinger(RollingStd):
-    """Bollinger bands: mean of `n` closes, and `width` deviations (`ddof` 0) above and below, as TA-Lib's BBANDS.
+class Bollinger(Indicator):
+    """Bollinger bands: mean of `n` closes, and `width` deviations (divisor n) above and below, as TA-Lib's BBANDS.
 
     O(1) a bar.
     """
 
+    n = param(20, 2, 5000, "bars in the mean and the deviation")
     width = param(2.0, 0.0, 100.0, "deviations from the middle to each band")
     outputs = ("upper", "middle", "lower")
     step = bollinger
 
     @classmethod
-    def warmup(cls, n, ddof, width):
+    def fields(cls, high):
+        return RollingStd.fields(high)
+
+    @classmethod
+    def prepare(cls, state):
+        state["inverse"] = 1.0 / state["n"]
+        state["scale"] = state["inverse"]
+
+    @classmethod
+    def warmup(cls, n, width):
         return n - 1
 
 # %% ../../nbs/features/04_bands.ipynb #a1178511
