@@ -187,3 +187,17 @@ def test_back_adjust_keeps_the_last_price_and_all_returns():
     f = np.array([1.0, 2.0, 4.0])
     assert back_adjust(np.array([100.0, 50.0, 25.0]), f).tolist() == [25, 25, 25]
     assert back_adjust(np.ones((3, 2)), f).shape == (3, 2)
+
+
+def test_two_dividends_on_one_day_count_as_their_sum():
+    two, _ = forward_factor(np.array([100.0, 95.0]), [1, 1], [1, 1], [2.0, 3.0])
+    one, _ = forward_factor(np.array([100.0, 95.0]), [1], [1], [5.0])
+    assert two[1] == pytest.approx(one[1], rel=1e-15)
+
+
+def test_a_stamp_exactly_at_the_start_of_the_ex_session_is_not_yet_ex():
+    index = pd.DatetimeIndex(
+        ["2024-01-02 12:00", "2024-01-03 00:00", "2024-01-03 00:01"], tz="UTC"
+    )  # midnight ends the 2nd
+    recs = as_records(table(("A", "2024-01-03", "split", 2.0, "")), "24/7")
+    assert events(recs, ["A"], index.as_unit("ns").asi8)["t"].tolist() == [2]

@@ -335,3 +335,14 @@ def test_resampling_many_symbols_keeps_each_ones_rows():
     )
     with pytest.raises(DataError, match="on which calendar"):
         resample(two, "session")
+
+
+def test_a_bar_stamped_at_the_opening_covers_the_minute_before_it():
+    live = Builder("time", "5min", calendar="XNYS", right=True)
+    assert live.push(ns("2024-01-02 14:30"), 9.0, volume=1) == [] and live.record.outside == 1
+    out = []
+    for k in range(1, 6):
+        out += live.push(ns("2024-01-02 14:30") + k * MINUTE, 10.0 + k, volume=1)
+    assert [(x[0], x[1], x[4], x[7]) for x in out] == [
+        (ns("2024-01-02 14:35"), 11.0, 15.0, 5)
+    ]  # at once, without a beat

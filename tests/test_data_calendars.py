@@ -148,3 +148,8 @@ def test_weekdays_alone_suggest_a_five_day_market():
     assert guess_calendar(days.asi8) == "24/7" and guess_calendar(days[days.day_of_week < 5].asi8) == "24/5"
     assert guess_calendar(days[:3].asi8) == "24/7" and guess_calendar(np.empty(0, np.int64)) == "24/7"
     assert DAY == 24 * 60 * MINUTE
+
+
+def test_seconds_left_are_rounded_up_so_that_zero_means_closed():
+    stamps = np.array([ns("2024-01-02 20:59:59.500"), ns("2024-01-02 21:00:00")])
+    assert clock(stamps, "XNYS")[:, 2].tolist() == [1, 0]

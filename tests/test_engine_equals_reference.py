@@ -82,9 +82,11 @@ def reference_tables(r) -> dict:
 
 
 def scales(case, table) -> dict:
-    "Money sums differ by rounding of the account, not of the single number"
-    money = case.initial + max((abs(f["qty"] * f["ref"]) for f in table["fills"]), default=0.0) * 5
-    return dict(pnl=money, fees=money, costs=money, fee=money, spread=money, slippage=money, impact=money, value=money)
+    "What rounding is relative to: sums of money to the account, and units left over by a cut to the units it could carry"
+    fills = table["fills"]
+    money = case.initial + 5 * max((abs(f["qty"] * f["ref"]) for f in fills), default=0.0)
+    units = money / min((f["ref"] for f in fills if f["ref"] > 0), default=1.0)
+    return dict.fromkeys("pnl fees costs fee spread slippage impact value".split(), money) | dict(qty=units, filled=units)
 
 
 def differences(case, ours, theirs) -> list:
@@ -126,23 +128,88 @@ def account_differences(case, sim, theirs) -> list:
     return found
 
 
-def compare(case) -> list:
+def finished(case):
     sim = simulation(**arguments_for(case))
     sim.advance()
-    result = sim.result()
-    theirs = run_reference(*case.arguments)
-    found = differences(case, compiled_tables(result), reference_tables(theirs))
+    return sim
+
+
+def compare(case) -> list:
+    "All that differs between engine and reference, in words"
+    sim, theirs = finished(case), run_reference(*case.arguments)
+    found = differences(case, compiled_tables(sim.result()), reference_tables(theirs))
     found += account_differences(case, sim, theirs)
-    if result.conservation_error() > TOL:
-        found.append(f"conservation {result.conservation_error()}")
+    if (gap := sim.result().conservation_error()) > TOL:
+        found.append(f"conservation: {gap}")
     return found
+
+
+def seeds_that_differ(seeds) -> str:
+    found = {seed: compare(random_case(random.Random(seed))) for seed in seeds}
+    return "\n".join(f"seed {seed}: {'; '.join(words[:4])}" for seed, words in found.items() if words)
+
+
+@settings(max_examples=150)
+@given(cases)
+def test_engine_equals_reference(case):
+    assert not compare(case)
+
+
+def test_engine_equals_reference_in_bulk():
+    assert not seeds_that_differ(range(1200))
+
+
+@pytest.mark.slow
+def test_engine_equals_reference_in_bulk_long():
+    assert not seeds_that_differ(range(10_000, 40_000))
+
+
+def bits(sim) -> dict:
+    "Everything that a run leaves behind, as bytes"
+    r = sim.result()
+    kept = dict(equity=r.equity_values, fills=r._fills, trades=r._trades, orders=r._orders)
+    return {k: v.tobytes() for k, v in (kept | dict(account=sim.accounts, slots=sim.slots)).items()}
+
+
+@pytest.mark.parametrize("first", range(0, 300, 100))
+def test_batch_by_batch_is_the_same_and_money_is_conserved_after_every_batch(first):
+    for seed in range(first, first + 100):
+        case = random_case(random.Random(seed))
+        sim = simulation(**arguments_for(case))
+        for t in range(len(case.bars.ts)):
+            sim.advance(t + 1)
+            gap = sim.result().conservation_error()
+            assert gap < TOL, f"seed {seed}, batch {t}: {gap}"
+        assert bits(sim) == bits(finished(case)), f"seed {seed}"
+
+
+def small_cases(seeds):
+    for seed in seeds:
+        yield seed, random_case(random.Random(seed), steps=(4, 9), symbols=2)
+
+
+@pytest.mark.parametrize("how", [dict(debug=True), dict(trace=True), dict(debug=True, trace=True)], ids=str)
+def test_debug_and_trace_run_the_same(how):
+    for seed, case in small_cases(range(40)):
+        a, b = backtest(**arguments_for(case), **how), backtest(**arguments_for(case))
+        for name in ("equity_values", "account", "_fills", "_trades", "_orders"):
+            assert getattr(a, name).tobytes() == getattr(b, name).tobytes(), f"seed {seed}: {name}"
+
+
+def test_rows_are_never_lost():
+    "More fills in one run than the first buffers hold, with a fill at every close"
+    case = random_case(random.Random(1), steps=(300, 300), symbols=1)
+    case.decisions[:, :, 0] = np.where(np.arange(300) % 2, 1.0, -1.0)[:, None]
+    case.decisions[:, :, 1:] = [np.nan, np.nan, np.nan, np.nan, 0.0]
+    case.options.fill, case.limits = "close", type(case.limits)()
+    sim = finished(case)
+    assert len(sim.result()._fills) == sim.account["n_fills"] > 200
+    assert not compare(case)
 
 
 def show(seed):
     case = random_case(random.Random(seed))
-    sim = simulation(**arguments_for(case))
-    sim.advance()
-    theirs = run_reference(*case.arguments)
+    sim, theirs = finished(case), run_reference(*case.arguments)
     a, b = compiled_tables(sim.result()), reference_tables(theirs)
     print(case.costs, case.sizing, case.options, case.limits, case.initial, case.bars.instruments[0], sep="\n")
     print(case.bars.events)

@@ -195,7 +195,14 @@ def find(kind: str, text: str):
         return _CHECKS[kind](hit, text)
     if name.endswith((".py", ".ipynb")):
         raise fail(f"which {kind} of {name}? Write {name}:Name")
-    raise fail(unknown(kind, text, known, "(or give package.module:Name, file.py:Name, notebook.ipynb:Name)"))
+    raise fail(
+        unknown(
+            "data set" if kind == "source" else kind,
+            text,
+            known,
+            "(or give package.module:Name, file.py:Name, notebook.ipynb:Name)",
+        )
+    )
 
 # %% ../nbs/05_registry.ipynb #1c8e89c8
 def parameter_text(params: dict) -> str:

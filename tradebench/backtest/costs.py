@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COSTS', 'Costs', 'costs_array', 'fee_of', 'impact_of', 'round_price']
 
-# %% ../../nbs/backtest/00_costs.ipynb #4d97cfde
+# %% ../../nbs/backtest/00_costs.ipynb #a21b8a06
 import math
 from dataclasses import asdict, dataclass, fields, replace
 
@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import EngineError
 from ..jit import kernel
 
-# %% ../../nbs/backtest/00_costs.ipynb #c2442dcf
+# %% ../../nbs/backtest/00_costs.ipynb #84a490f6
 @dataclass(frozen=True)
 class Costs:
     """Costs of one symbol. Basis points (bps) are 1e-4 of the notional; rates are a year.
@@ -66,7 +66,7 @@ def costs_array(costs: list) -> np.ndarray:
     "Records of `costs`, one for each symbol"
     return np.array([tuple(asdict(c).values()) for c in costs], COSTS)
 
-# %% ../../nbs/backtest/00_costs.ipynb #2d3557e5
+# %% ../../nbs/backtest/00_costs.ipynb #27efcfa3
 @kernel
 def fee_of(c, units, notional):
     "Commission of a fill of `units` > 0 worth `notional` in money"
@@ -75,7 +75,7 @@ def fee_of(c, units, notional):
         fee = min(fee, c.fee_max_bps * 1e-4 * notional)
     return fee + c.fee_fixed
 
-# %% ../../nbs/backtest/00_costs.ipynb #8374fe43
+# %% ../../nbs/backtest/00_costs.ipynb #c4250bc9
 @kernel
 def impact_of(c, vol, units, volume):
     "Market impact as a share of the price: the square-root law"
@@ -92,5 +92,5 @@ def round_price(price, tick, side):
     steps = price / tick
     near = round(steps)
     if abs(steps - near) < 1e-9:
-        return near * tick
+        return price
     return (math.ceil(steps) if side > 0.0 else math.floor(steps)) * tick

@@ -6,7 +6,7 @@
 __all__ = ['YEAR_NS', 'MARKET', 'DECIDE', 'ORDER_PHASE', 'ALL', 'DECAY', 'SLOT_SIZE', 'finance', 'corporate_actions', 'mark',
            'close_all', 'margin_call', 'guard_account', 'wanted_units', 'drifted', 'order_from', 'exposure_of',
            'accept', 'leave_universe', 'restate', 'increase', 'fill_at_close', 'end_positions', 'revalue', 'score',
-           'market_phase', 'order_phase', 'short_of_room', 'run']
+           'market_phase', 'order_phase', 'run']
 
 # %% ../../nbs/backtest/02_engine.ipynb #30513513
 from .costs import fee_of
@@ -362,12 +362,6 @@ def order_phase(a, slots, costs, o, r, news, out, raw, flags, t, last, fills, tr
         revalue(a, slots)
 
 
-@kernel
-def short_of_room(a, fills, trades, orders, least):
-    "Whether a buffer has fewer than `least` rows left"
-    return min(fills.shape[0] - a.n_fills, trades.shape[0] - a.n_trades, orders.shape[0] - a.n_orders) < least
-
-
 @native
 def run(
     decide_at,
@@ -406,14 +400,14 @@ def run(
     """
     rows, n = raw.shape[0], raw.shape[1]
     b, o, r = batch[0], options[0], risk[0]
-    keeps = fills.shape[0] > 0
+    keeps, most = fills.shape[0] > 0, 8 * (n + 1)  # rows that one batch may add
+    most_fills, most_trades, most_orders = fills.shape[0] - most, trades.shape[0] - most, orders.shape[0] - most
     for k in range(accounts.shape[0]):
         a, mine = accounts[k], slots[k]
         b.state, b.params = state_at + k * state_size, params_at + k * params_size
         b.slots = b.slots if k == 0 else b.slots + n * SLOT_SIZE
         for t in range(start, stop):
-            active = a.working or a.guarded or a.next_event < events.shape[0]
-            if keeps and (active or t == start) and short_of_room(a, fills, trades, orders, 4 * n + 4):
+            if keeps and (a.n_fills > most_fills or a.n_trades > most_trades or a.n_orders > most_orders):
                 return t
             b.t = t
             if phases & 1:

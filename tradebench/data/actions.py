@@ -59,7 +59,8 @@ def check_actions(table: pd.DataFrame, where: str = "actions") -> pd.DataFrame:
 
 # %% ../../nbs/data/02_actions.ipynb #bbfafa23
 def as_records(actions, calendar: str) -> list[tuple]:
-    "Plain tuples (symbol, ts_ns, kind, value, text) sorted by time, from an actions table or from such tuples; ts_ns = start of the ex-session."
+    "Plain tuples (symbol, ts_ns, kind, value, text) sorted by time, from an actions table or from such tuples;"
+    "ts_ns = start of the ex-session."
     if actions is None:
         return []
     if not isinstance(actions, pd.DataFrame):
@@ -109,7 +110,12 @@ def forward_factor(close, rows, kinds, values, where: str = "") -> tuple[np.ndar
             ref /= v
         elif kind == KINDS["dividend"]:
             if not v < ref:
-                raise DataError(f"{where}row {t}: dividend {v:g} is not below the last close {ref:g} [actions]; check value and ex-date", row=int(t), rule="actions")  # fmt: skip
+                raise DataError(
+                    f"{where}row {t}: dividend {v:g} is not below the last close {ref:g} [actions]; check value "
+                    "and ex-date",
+                    row=int(t),
+                    rule="actions",
+                )
             price[t] *= 1.0 / (1.0 - v / ref)
             ref -= v
     np.cumprod(price, out=price)
@@ -118,7 +124,8 @@ def forward_factor(close, rows, kinds, values, where: str = "") -> tuple[np.ndar
 
 # %% ../../nbs/data/02_actions.ipynb #5cc5d530
 def back_adjust(prices, factor):
-    "Prices scaled so that the last value is raw: `prices * factor / factor[-1]` along the first axis. For display only: later actions change it."
+    "Prices scaled so that the last value is raw: `prices * factor / factor[-1]` along the first axis. For"
+    "display only: later actions change it."
     prices, factor = np.asarray(prices, float), np.asarray(factor, float)
     scale = factor / factor[-1:]
     return prices * (scale if scale.ndim == prices.ndim else scale[..., None])

@@ -103,13 +103,15 @@ def _resolve(symbols, given, meta, ts) -> tuple[tuple, str, list]:
             found[s] = KNOWN.get(s) or Instrument(s, calendar=calendar)
         if guessed := [s for s in missing if s not in KNOWN]:
             notes.append(
-                f"no instrument given for {', '.join(guessed[:5])}: no rounding, calendar {calendar} assumed from the stamps; pass instruments="
+                f"no instrument given for {', '.join(guessed[:5])}: no rounding, calendar {calendar} assumed "
+                "from the stamps; pass instruments="
             )
     out = tuple(found[s] for s in symbols)
     if len(calendars := {i.calendar: i.symbol for i in out}) > 1:
         (a, sa), (b, sb) = list(calendars.items())[:2]
         raise DataError(
-            f"one frame has one calendar: {sa} trades on {a}, {sb} on {b}; split the frame, or pass instruments= with one calendar"
+            f"one frame has one calendar: {sa} trades on {a}, {sb} on {b}; split the frame, or pass instruments= "
+            "with one calendar"
         )
     return out, out[0].calendar, notes
 
@@ -125,12 +127,14 @@ def prepare(frame, *, instruments=None, actions=None, universe=None, anchor=None
     if isinstance(frame, Bars):
         if not all(x is None for x in (instruments, actions, universe, anchor)):
             raise DataError(
-                "these are Bars already: instruments, actions, universe and anchor belong to the frame; use bars.frame()"
+                "these are Bars already: instruments, actions, universe and anchor belong to the frame; use "
+                "bars.frame()"
             )
         return frame
     if isinstance(frame, pd.Series):
         raise DataError(
-            "a Series has closes alone; bars need open high low close: pd.DataFrame(dict(open=s, high=s, low=s, close=s))"
+            "a Series has closes alone; bars need open high low close: pd.DataFrame(dict(open=s, high=s, low=s, "
+            "close=s))"
         )
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"bars must be a DataFrame or Bars, not {type(frame).__name__}; load them with tradebench.load")

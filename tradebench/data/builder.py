@@ -128,7 +128,8 @@ def build_step(b, opens, closes, ts, open, high, low, close, volume):
 
 # %% ../../nbs/data/09_builder.ipynb #f9ebe3f6
 def new_builder(kind: str, size, right: bool = False) -> np.ndarray:
-    "A fresh record, as an array [1] of BUILDER: kind of KINDS; size = a bar length for time bars ('5min', 'session'), else a number."
+    "A fresh record, as an array [1] of BUILDER: kind of KINDS; size = a bar length for time bars ('5min',"
+    "'session'), else a number."
     if kind not in KINDS:
         raise DataError(unknown("kind of bar", kind, KINDS))
     state = np.zeros(1, BUILDER)
@@ -151,14 +152,17 @@ def session_table(calendar, first, last):
 
 
 class Builder:
-    "Bars from items as they arrive; `push` and `beat` return the bars that are finished, as tuples (ts, open, high, low, close, volume, value, n)."
+    "Bars from items as they arrive; `push` and `beat` return the bars that are finished, as tuples (ts, open,"
+
+    "high, low, close, volume, value, n)."
 
     def __init__(self, kind: str, size, *, calendar: str = "24/7", right: bool = False):
         self.state, self.calendar, self._until = new_builder(kind, size, right), calendar, None
         self.record = self.state.view(np.recarray)[0]
 
     def push(self, ts: int, open: float, high=None, low=None, close=None, volume: float = 0.0) -> list[tuple]:
-        "Offer a trade (price, volume=) or a bar at `ts` (ns UTC); a late one raises DataError, one outside sessions is counted and left out."
+        "Offer a trade (price, volume=) or a bar at `ts` (ns UTC); a late one raises DataError, one outside"
+        "sessions is counted and left out."
         item = (
             open,
             open if high is None else high,
@@ -188,7 +192,8 @@ class Builder:
         self._open_now = self._opens[min(self.record.k, len(self._opens) - 1)]
         if code == LATE:
             raise DataError(
-                f"item at {pd.Timestamp(ts, tz='UTC')} comes after one at {pd.Timestamp(int(self.record.at), tz='UTC')} [order]",
+                f"item at {pd.Timestamp(ts, tz='UTC')} comes after one at "
+                f"{pd.Timestamp(int(self.record.at), tz='UTC')} [order]",
                 ts=ts,
                 rule="order",
             )

@@ -24,7 +24,9 @@ BUILTIN = Path(__file__).parent / "builtin" if "__file__" in globals() else Path
 
 @dataclass(frozen=True, eq=False)
 class Sessions:
-    "Sessions of a calendar in order: `day` (datetime64[D] label) and `start`, `open`, `close` (int64 ns UTC), all of one length."
+    "Sessions of a calendar in order: `day` (datetime64[D] label) and `start`, `open`, `close` (int64 ns UTC),"
+
+    "all of one length."
 
     calendar: str
     day: np.ndarray
@@ -86,7 +88,8 @@ def _exchange(name, first_year, last_year) -> Sessions:
 
 # %% ../../nbs/data/01_calendars.ipynb #e5a7cf1c
 def sessions(calendar: str, first: int, last: int) -> Sessions:
-    "Sessions of `calendar` that cover the known-at stamps `first` to `last` (int64 ns UTC); may hold more on both sides."
+    "Sessions of `calendar` that cover the known-at stamps `first` to `last` (int64 ns UTC); may hold more on"
+    "both sides."
     a, b = (np.datetime64(int(t) // DAY, "D") for t in (first, last))
     if calendar in ("24/7", "24/5"):
         days = np.arange(a - 5, b + 5)
@@ -104,7 +107,8 @@ _BLOCK = 32_768
 
 
 def _edges(ts, calendar):
-    "Closing time of each session from the first stamp's to the last stamp's, and the row at which each begins, with len(ts) at the end."
+    "Closing time of each session from the first stamp's to the last stamp's, and the row at which each begins,"
+    "with len(ts) at the end."
     s = sessions(calendar, ts[0], ts[-1])
     lo, hi = s.find(ts[0]), s.find(ts[-1])
     return s.close[lo : hi + 1], np.append(np.searchsorted(ts, s.start[lo : hi + 1], side="right"), len(ts))
@@ -133,7 +137,8 @@ def clock(ts, calendar: str) -> np.ndarray:
 
 # %% ../../nbs/data/01_calendars.ipynb #ed1a6b5a
 def session_closes(days, calendar: str) -> np.ndarray:
-    "Known-at stamps (int64 ns UTC) of bars labelled by session dates `days` (datetime64); a date without a session is an error."
+    "Known-at stamps (int64 ns UTC) of bars labelled by session dates `days` (datetime64); a date without a"
+    "session is an error."
     days = np.asarray(days).astype("datetime64[D]")
     if not len(days):
         return np.empty(0, np.int64)
@@ -142,14 +147,16 @@ def session_closes(days, calendar: str) -> np.ndarray:
     i = np.searchsorted(s.day, days).clip(max=len(s) - 1)
     if (bad := np.flatnonzero(s.day[i] != days)).size:
         raise DataError(
-            f"row {bad[0]}: {days[bad[0]]} is not a session of {calendar} [session]; {bad.size} such rows; name another calendar= or drop them",
+            f"row {bad[0]}: {days[bad[0]]} is not a session of {calendar} [session]; {bad.size} such rows; name "
+            "another calendar= or drop them",
             row=int(bad[0]), ts=str(days[bad[0]]), rule="session",
         )  # fmt: skip
     return s.close[i]
 
 
 def session_starts(days, calendar: str) -> np.ndarray:
-    "First moment (int64 ns UTC) of the session of each date, or of the next one: stamps after it are in that session or later."
+    "First moment (int64 ns UTC) of the session of each date, or of the next one: stamps after it are in that"
+    "session or later."
     days = np.asarray(days).astype("datetime64[D]")
     if not len(days):
         return np.empty(0, np.int64)
@@ -174,7 +181,8 @@ def sessions_per_year(calendar: str) -> int:
 
 
 def bars_per_year(ts, calendar: str) -> float:
-    "Median bars in a session times sessions a year; with one bar a session or less, sessions a year over the median step."
+    "Median bars in a session times sessions a year; with one bar a session or less, sessions a year over the"
+    "median step."
     if not len(ts):
         return float(sessions_per_year(calendar))
     n = np.diff(_edges(np.ascontiguousarray(ts, np.int64), calendar)[1])
@@ -185,7 +193,8 @@ def bars_per_year(ts, calendar: str) -> float:
 
 # %% ../../nbs/data/01_calendars.ipynb #d5b0411d
 def make_table(name: str, first: str, last: str) -> dict[str, np.ndarray]:
-    "Columns of a shipped session table: `day` (days since 1970) and `start`, `open`, `close` in minutes after 00:00 UTC of the day."
+    "Columns of a shipped session table: `day` (days since 1970) and `start`, `open`, `close` in minutes after"
+    "00:00 UTC of the day."
     s = _exchange(name, int(first[:4]), int(last[:4]))
     minutes = {
         k: ((getattr(s, k) - s.day.astype("datetime64[ns]").astype(np.int64)) // MINUTE).astype(np.int16)

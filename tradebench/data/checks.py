@@ -39,7 +39,12 @@ def utc_ns(index) -> np.ndarray:
         row = int(np.flatnonzero(ts[1:] <= ts[:-1])[0]) + 1
         same = ts[row] == ts[row - 1]
         rule, what = ("duplicate", "is there twice") if same else ("order", f"comes after {index[row - 1]}")
-        raise DataError(f"row {row}: time {index[row]} {what} [{rule}]; use load(..., quality='repair') or sort and deduplicate", row=row, ts=index[row], rule=rule)  # fmt: skip
+        raise DataError(
+            f"row {row}: time {index[row]} {what} [{rule}]; use load(..., quality='repair') or sort and deduplicate",
+            row=row,
+            ts=index[row],
+            rule=rule,
+        )
     return ts
 
 
@@ -65,7 +70,8 @@ def first_violation(columns) -> tuple[int, str, str] | None:
 
 
 def pack(columns, raw, flags, symbol, index, sparse):
-    "Copy the five columns of one symbol into `raw` [T, 5] and set `flags` [T]; `sparse`: rows with NaN in all prices are absent."
+    "Copy the five columns of one symbol into `raw` [T, 5] and set `flags` [T]; `sparse`: rows with NaN in all"
+    "prices are absent."
     for a in range(0, len(raw), _BLOCK):
         o, h, lo, c, v = (x[a : a + _BLOCK] for x in columns)
         block = raw[a : a + _BLOCK]
@@ -86,7 +92,13 @@ def pack(columns, raw, flags, symbol, index, sparse):
             _, rule, words = first_violation([x[at] for x in (o, h, lo, c, v)])
             row = a + int(at[0])
             values = " ".join(f"{n}={x[at[0]]:g}" for n, x in zip(FIELDS, (o, h, lo, c, v), strict=True))
-            raise DataError(f"{symbol}: row {row} ({index[row]}): {words} [{rule}] {values}; use load(..., quality='repair') or mend the row", row=row, ts=index[row], rule=rule)  # fmt: skip
+            raise DataError(
+                f"{symbol}: row {row} ({index[row]}): {words} [{rule}] {values}; use load(..., quality='repair') "
+                "or mend the row",
+                row=row,
+                ts=index[row],
+                rule=rule,
+            )
         flags[a : a + _BLOCK] = ok * np.uint8(PRESENT)
         block[~ok, 4] = np.nan
 
@@ -130,7 +142,8 @@ def numbers(frame, i) -> np.ndarray:
 
 # %% ../../nbs/data/03_checks.ipynb #1c40a689
 def mark_traded(volume, flags):
-    "Set the traded bit where volume > 0 or unknown; a series whose volume is never above 0 has none, and is traded where present."
+    "Set the traded bit where volume > 0 or unknown; a series whose volume is never above 0 has none, and is"
+    "traded where present."
     some = volume > 0
     if not some.all():
         some = some | np.isnan(volume) if some.any() else np.ones(len(volume), bool)
@@ -138,7 +151,8 @@ def mark_traded(volume, flags):
 
 # %% ../../nbs/data/03_checks.ipynb #08e1ca04
 def align_universe(universe: pd.DataFrame, symbols, ts) -> np.ndarray:
-    "bool[T, N]: the last row of a boolean frame (tz-aware stamps x symbols) at or before each stamp; False before its first."
+    "bool[T, N]: the last row of a boolean frame (tz-aware stamps x symbols) at or before each stamp; False"
+    "before its first."
     at = utc_ns(universe.index)
     if lacking := [s for s in symbols if s not in universe.columns]:
         raise DataError(f"universe: no column for {lacking[0]!r}; it needs one for each symbol")

@@ -34,7 +34,8 @@ STALE_BARS, _WINDOW = 10, 64
 
 
 def usual_move(close) -> np.ndarray:
-    "Median absolute log return of the block of 64 bars around each bar, or of a neighbouring block where that is larger."
+    "Median absolute log return of the block of 64 bars around each bar, or of a neighbouring block where that"
+    "is larger."
     r = np.abs(np.diff(np.log(close), prepend=np.log(close[:1])))
     if len(r) < 8:
         return np.full(len(r), np.inf)
@@ -49,7 +50,8 @@ def usual_move(close) -> np.ndarray:
 
 
 def find_spikes(o, h, lo, c) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "(rows whose open or close is a spike, rows with a bad high or low alone, rows merely suspect) of valid prices in time order."
+    "(rows whose open or close is a spike, rows with a bad high or low alone, rows merely suspect) of valid"
+    "prices in time order."
     n = len(c)
     if n < 5:
         return (np.empty(0, int),) * 3

@@ -33,7 +33,8 @@ def name_columns(table: pd.DataFrame, columns=None, where: str = "table") -> pd.
     columns = dict(columns or {})
     if lacking := [c for c in columns if c not in table.columns]:
         raise DataError(
-            f"{where}: columns={{...}} names {unknown('column', lacking[0], table.columns)} (the mapping goes from the file's name to tradebench's)"
+            f"{where}: columns={{...}} names {unknown('column', lacking[0], table.columns)} (the mapping goes "
+            "from the file's name to tradebench's)"
         )
     table = table.drop(columns=[c for c in table.columns if c in columns.values() and c not in columns]).rename(
         columns=columns
@@ -125,7 +126,12 @@ def parse_times(values, time_format: str | None = None, where: str = "table") ->
             break
     if out is None or (out.isna() & s.notna()).any():
         row = 0 if out is None else int((out.isna() & s.notna()).argmax())
-        raise DataError(f"{where}: row {row}: cannot read the time {s.iloc[row]!r} [time]; name its format, for instance time_format='%d/%m/%Y %H:%M'", row=row, rule="time")  # fmt: skip
+        raise DataError(
+            f"{where}: row {row}: cannot read the time {s.iloc[row]!r} [time]; name its format, for instance "
+            "time_format='%d/%m/%Y %H:%M'",
+            row=row,
+            rule="time",
+        )
     return pd.DatetimeIndex(out).as_unit("ns")
 
 
@@ -136,7 +142,12 @@ def _day_or_month_first(s, where) -> str | None:
         return None
     first, second = (pd.to_numeric(parts[k]).max() > 12 for k in (0, 2))
     if first == second:
-        raise DataError(f"{where}: {s.iloc[0]!r} may be day-first or month-first [time]; say time_format='%d/%m/%Y ...' or '%m/%d/%Y ...'", row=0, rule="time")  # fmt: skip
+        raise DataError(
+            f"{where}: {s.iloc[0]!r} may be day-first or month-first [time]; say time_format='%d/%m/%Y ...' or "
+            "'%m/%d/%Y ...'",
+            row=0,
+            rule="time",
+        )
     day, rest = "%d{0}%m{0}%Y" if first else "%m{0}%d{0}%Y", str(parts[4].iloc[0])
     n, half = rest.count(":"), rest.strip()[-2:].upper() in ("AM", "PM")
     clock = {0: "", 1: "%I:%M" if half else "%H:%M", 2: "%I:%M:%S" if half else "%H:%M:%S"}.get(n, "")
@@ -148,7 +159,11 @@ def to_utc(times: pd.DatetimeIndex, tz=None, dst: str = "infer", where: str = "t
     if times.tz is not None:
         return times.tz_convert("UTC").as_unit("ns")
     if tz is None:
-        raise DataError(f"{where}: time stamps are naive ({times[0] if len(times) else ''}); name their zone, tz='UTC' or tz='America/New_York' [naive_time]", rule="naive_time")  # fmt: skip
+        raise DataError(
+            f"{where}: time stamps are naive ({times[0] if len(times) else ''}); name their zone, tz='UTC' or "
+            "tz='America/New_York' [naive_time]",
+            rule="naive_time",
+        )
     if dst not in ("infer", "first", "second"):
         raise DataError(unknown("dst", dst, ["infer", "first", "second"]))
     try:
@@ -163,7 +178,13 @@ def to_utc(times: pd.DatetimeIndex, tz=None, dst: str = "infer", where: str = "t
     real = times[odd].tz_localize(tz, ambiguous=True, nonexistent="NaT")
     if real.isna().any():
         row = int(odd[real.isna().argmax()])
-        raise DataError(f"{where}: row {row}: {times[row]} does not exist in {tz}: the clocks skip that hour [nonexistent_time]; is tz right?", row=row, ts=times[row], rule="nonexistent_time")  # fmt: skip
+        raise DataError(
+            f"{where}: row {row}: {times[row]} does not exist in {tz}: the clocks skip that hour "
+            "[nonexistent_time]; is tz right?",
+            row=row,
+            ts=times[row],
+            rule="nonexistent_time",
+        )
     summer = np.full(len(times), dst == "first")
     if dst == "infer":
         summer[odd] = _first_pass(times, odd, tz, where)
@@ -181,7 +202,13 @@ def _first_pass(times, odd, tz, where) -> np.ndarray:
         if len(back) != 1:
             row = int(rows[0])
             why = "twice, and only one pass is there" if not len(back) else "twice, and the rows are not in order"
-            raise DataError(f"{where}: row {row}: {times[row]} occurs in {tz} {why} [ambiguous_time]; say dst='first' or dst='second', or use a file in UTC", row=row, ts=times[row], rule="ambiguous_time")  # fmt: skip
+            raise DataError(
+                f"{where}: row {row}: {times[row]} occurs in {tz} {why} [ambiguous_time]; say dst='first' or "
+                "dst='second', or use a file in UTC",
+                row=row,
+                ts=times[row],
+                rule="ambiguous_time",
+            )
         out[night == day] = np.arange(len(rows)) <= back[0]
     return out
 
@@ -195,12 +222,17 @@ def known_at(
     "(known-at UTC stamps, bar length in ns: 0 unknown) of stamps with the stated meaning; see the table."
     if stamp not in STAMPS:
         said = "nobody said what a time stamp means" if stamp is None else unknown("stamp", stamp, STAMPS)
-        raise DataError(f"{where}: {said}; say stamp='start' (opening time of the bar), stamp='end' (its close) or stamp='session' (a session's date): a wrong guess is a look-ahead of one bar [stamp]", rule="stamp")  # fmt: skip
+        raise DataError(
+            f"{where}: {said}; say stamp='start' (opening time of the bar), stamp='end' (its close) or "
+            "stamp='session' (a session's date): a wrong guess is a look-ahead of one bar [stamp]",
+            rule="stamp",
+        )
     length = freq_ns(freq) if freq is not None else 0
     if stamp == "session":
         if calendar is None:
             raise DataError(
-                f"{where}: session dates need a calendar: calendar='XNYS' for US stocks, '24/7' for crypto, '24/5' for currencies",
+                f"{where}: session dates need a calendar: calendar='XNYS' for US stocks, '24/7' for crypto, "
+                "'24/5' for currencies",
                 rule="stamp",
             )
         days = times.tz_localize(None)
@@ -221,7 +253,8 @@ def known_at(
     length = length or infer_freq(np.sort(ts))
     if not length:
         raise DataError(
-            f"{where}: stamps are bar starts, but the bar length is not clear from them; say freq='1min', '5min', '1h' ...",
+            f"{where}: stamps are bar starts, but the bar length is not clear from them; say freq='1min', "
+            "'5min', '1h' ...",
             rule="freq",
         )
     known = ts + length
@@ -248,18 +281,21 @@ def freq_ns(freq) -> int:
 def to_bars(
     table: pd.DataFrame, *, stamp, calendar=None, freq=None, tz=None, dst="infer", time_format=None, where="table"
 ) -> tuple[pd.DataFrame, int]:
-    "(frame of float columns indexed by known-at ts, bar length in ns) of a table with columns ts, open, high, low, close ...; file order."
+    "(frame of float columns indexed by known-at ts, bar length in ns) of a table with columns ts, open, high,"
+    "low, close ...; file order."
     if isinstance(table.index, pd.DatetimeIndex):
         times, body = table.index.as_unit("ns"), table
     elif "ts" in table:
         times, body = parse_times(table["ts"], time_format, where), table.drop(columns="ts")
     else:
         raise DataError(
-            f"{where}: no column of times (there are: {', '.join(map(str, table.columns))}); map one, columns={{'When': 'ts'}}"
+            f"{where}: no column of times (there are: {', '.join(map(str, table.columns))}); map one, "
+            f"columns={{'When': 'ts'}}"
         )
     if lacking := [f for f in FIELDS[:4] if f not in body]:
         raise DataError(
-            f"{where}: column {lacking[0]!r} is missing (there are: {', '.join(map(str, body.columns))}); map names, columns={{'Last': 'close'}}"
+            f"{where}: column {lacking[0]!r} is missing (there are: {', '.join(map(str, body.columns))}); map "
+            f"names, columns={{'Last': 'close'}}"
         )
     if len(times) > 1 and (np.diff(times.asi8) < 0).mean() > 0.9:
         times, body = times[::-1], body.iloc[::-1]
@@ -272,7 +308,8 @@ def to_bars(
             if (bad := number.isna() & x.notna() & (x.astype(str).str.lower() != "nan")).any():
                 row = int(bad.to_numpy().argmax())
                 raise DataError(
-                    f"{where}: row {row}: {c} is {x.iloc[row]!r}, not a number [missing]; mark missing values as empty fields",
+                    f"{where}: row {row}: {c} is {x.iloc[row]!r}, not a number [missing]; mark missing values as "
+                    "empty fields",
                     row=row,
                     rule="missing",
                 )

@@ -222,7 +222,8 @@ def apply_quality(frame, mode: str = "strict", symbol: str = "asset", **options)
         if len(faults):
             f, n = faults.loc[faults["row"].idxmin()], faults["rule"].value_counts()
             raise DataError(
-                f"{symbol}: row {f.row} ({f.ts:%Y-%m-%d %H:%M:%S} UTC) breaks the rule {f.rule}, value {f.value:g}; {len(faults)} faults in all "
+                f"{symbol}: row {f.row} ({f.ts:%Y-%m-%d %H:%M:%S} UTC) breaks the rule {f.rule}, value "
+                f"{f.value:g}; {len(faults)} faults in all "
                 f"({', '.join(f'{k} {v}' for k, v in n.items())}); quality='repair' mends and lists them",
                 row=int(f.row), ts=f.ts, rule=f.rule,
             )  # fmt: skip

@@ -33,7 +33,8 @@ STEPS = 12  # price steps inside a bar, from which its high and low come
 
 
 def u_shape(n: int) -> np.ndarray:
-    "Standard deviation of each of `n` equal parts of a session, mean square 1: about twice as high at the ends as in the middle."
+    "Standard deviation of each of `n` equal parts of a session, mean square 1: about twice as high at the ends"
+    "as in the middle."
     x = np.linspace(-1, 1, n) if n > 1 else np.zeros(1)
     w = 0.7 + 0.9 * x**4 + 0.4 * (x < -0.9)
     return w / np.sqrt((w**2).mean())
@@ -118,7 +119,8 @@ def _plan(calendar, start, n):
 
 # %% ../../nbs/data/08_simulator.ipynb #ea31d797
 def simulate_trades(bars: pd.DataFrame, *, seed: int = 0, per_bar: float = 20.0) -> pd.DataFrame:
-    "Trades (price, size; index ts, not unique) whose minute bars are near `bars`: from open to close inside low..high of each bar, volume shared out."
+    "Trades (price, size; index ts, not unique) whose minute bars are near `bars`: from open to close inside"
+    "low..high of each bar, volume shared out."
     rng, out = np.random.default_rng([seed, 2]), []
     for at, o, h, lo, c, v in zip(bars.index.as_unit("ns").asi8, *(bars[f].to_numpy() for f in FIELDS), strict=True):
         n = int(rng.poisson(per_bar))

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import StrategyError
 from ..jit import kernel, native
-from ..params import Param, bind, collect, param
+from ..params import Param, bind, check_names, collect, param
 
 # %% ../../nbs/features/00_indicator.ipynb #b46703b5
 INDICATORS: dict = {}  # name -> class, of all that were defined or imported in this process
@@ -76,7 +76,7 @@ class Indicator:
         "State record; `bounds` maps a strategy's parameters to their declarations"
         high = self.resolve({k: p.high if isinstance(p, Param) else p for k, p in (bounds or {}).items()})
         named = [(k, p.dtype) for k, p in self.params.items()] + [(k, "f8") for k in self.outputs]
-        return np.dtype(named + self.fields(high))
+        return check_names(np.dtype(named + self.fields(high)), type(self).__name__)
 
     def bind(self, state: np.ndarray, outer: dict | None = None) -> None:
         "Zero `state` and bind the parameters; `outer` may hold arrays, one value for each record of `state`"
@@ -88,8 +88,9 @@ class Indicator:
         self.prepare(state)
 
     def start(self) -> np.ndarray:
-        "Fresh state: an array of one record"
-        state = np.zeros(1, self.dtype())
+        "Fresh state: an array of one record, with room for any parameters, so that one compiled loop serves all of them"
+        room = type(self)(**{k: k for k, p in self.params.items() if not p.choices})
+        state = np.zeros(1, room.dtype(self.params))
         self.bind(state)
         return state
 
@@ -158,7 +159,9 @@ def _columns(data, inputs, owner):
         data = [frame[c] for c in inputs]
     if len(data) != len(inputs):
         raise StrategyError(f"{owner!r} takes {len(inputs)} inputs ({', '.join(inputs)}), got {len(data)}")
-    return np.ascontiguousarray([np.asarray(d, float) for d in data]), getattr(data[0], "index", None)
+    return np.ascontiguousarray([np.asarray(d, float) for d in data]), data[0].index if hasattr(
+        data[0], "iloc"
+    ) else None
 
 
 def _wrap(out, index, owner):

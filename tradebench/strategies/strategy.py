@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import StrategyError
 from ..features.indicator import Indicator
 from ..jit import array_at, compiled, fingerprint, kernel, record_at
-from ..params import Param, bind, collect, record_dtype
+from ..params import Param, bind, check_names, collect, record_dtype
 
 # %% ../../nbs/strategies/00_strategy.ipynb #19951286
 Decision = namedtuple("Decision", "target stop take trail limit expire")
@@ -289,11 +289,8 @@ class Strategy:
     def records(cls) -> tuple:
         "Dtypes of parameters, state and (for baskets) of the state of each symbol"
         if "_records" not in vars(cls):
-            cls._records = (
-                record_dtype(cls.params),
-                _state_dtype(cls.state, cls.params),
-                _state_dtype(cls.each, cls.params),
-            )
+            states = [check_names(_state_dtype(parts, cls.params), cls.__name__) for parts in (cls.state, cls.each)]
+            cls._records = record_dtype(cls.params, cls.__name__), *states
         return cls._records
 
     @classmethod
