@@ -10,15 +10,15 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from reference_engine import run_reference
-from strategies_for_engine import cases, random_case
+from reference_engine import Costs, Limits, Options, Sizing, run_reference
+from strategies_for_engine import Case, bars_of, cases, decisions_of, random_case
 
-from tradebench.backtest.costs import Costs
-from tradebench.backtest.exchange import STATUS, Options
+import tradebench.backtest.costs as costs
+import tradebench.backtest.exchange as exchange
+import tradebench.risk.sizing as sizing
 from tradebench.backtest.simulation import backtest, simulation
 from tradebench.data.bars import Bars
 from tradebench.data.instruments import Instrument
-from tradebench.risk.sizing import Limits, Sizing
 from tradebench.strategies.strategy import REASONS
 
 TOL = 1e-9
@@ -38,14 +38,14 @@ def bars_for(small) -> Bars:
 
 def arguments_for(case) -> dict:
     "Arguments of `backtest` for a case of the reference"
-    options, sizing, limits = (asdict(x) for x in (case.options, case.sizing, case.limits))
-    costs = Costs(**asdict(case.costs), participation=options.pop("participation"))
+    options, size, limits = (asdict(x) for x in (case.options, case.sizing, case.limits))
+    cost = costs.Costs(**asdict(case.costs), participation=options.pop("participation"))
     infinite = {k: v or (1.0 if k in ("max_drawdown", "daily_loss") else math.inf) for k, v in limits.items()}
     names = ("target", "stop", "take", "trail", "limit", "expire")
     columns = {k: np.ascontiguousarray(case.decisions[:, :, i]) for i, k in enumerate(names)}
     return dict(
-        bars=bars_for(case.bars), costs=costs, sizing=Sizing(rule=sizing.pop("kind"), **sizing), limits=Limits(**infinite),
-        options=Options(**options), initial=case.initial, **columns,
+        bars=bars_for(case.bars), costs=cost, sizing=sizing.Sizing(rule=size.pop("kind"), **size),
+        limits=sizing.Limits(**infinite), options=exchange.Options(**options), initial=case.initial, **columns,
     )  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def compiled_tables(r) -> dict:
     trades = sorted(rows(r._trades), key=lambda w: w["id"])
     words = ("entry_reason", "exit_reason")
     trades = [w | {k: REASONS[w[k]] for k in words} for w in trades]
-    orders = [w | dict(status=STATUS[w["status"]], reason=REASONS[w["reason"]]) for w in rows(r._orders)]
+    orders = [w | dict(status=exchange.STATUS[w["status"]], reason=REASONS[w["reason"]]) for w in rows(r._orders)]
     return dict(fills=fills, trades=trades, orders=orders, equity=r.equity_values.tolist())
 
 
@@ -197,14 +197,14 @@ def test_debug_and_trace_run_the_same(how):
 
 
 def test_rows_are_never_lost():
-    "More fills in one run than the first buffers hold, with a fill at every close"
-    case = random_case(random.Random(1), steps=(300, 300), symbols=1)
-    case.decisions[:, :, 0] = np.where(np.arange(300) % 2, 1.0, -1.0)[:, None]
-    case.decisions[:, :, 1:] = [np.nan, np.nan, np.nan, np.nan, 0.0]
-    case.options.fill, case.limits = "close", type(case.limits)()
-    sim = finished(case)
-    assert len(sim.result()._fills) == sim.account["n_fills"] > 200
-    assert not compare(case)
+    "More fills in one run than the first buffers hold, also where every order is filled at the close that made it"
+    bar = (100.0, 101.0, 99.0, 100.0, np.nan)
+    wishes = {t: dict(target=(-1.0) ** t) for t in range(1500)}
+    for fill in ("close", "next_open"):
+        case = Case(bars_of([bar] * 1500), decisions_of(1500, wishes), Costs(), Sizing(), Options(fill=fill), Limits(), 1e4)
+        sim = finished(case)
+        assert len(sim.result()._fills) == sim.account["n_fills"] >= 1499
+        assert not compare(case)
 
 
 def show(seed):

@@ -401,6 +401,7 @@ def _step_once(sim, t, plain) -> None:
 
 def _plain(sim):
     sim.batch["params"], sim.batch["state"] = address(sim.params), address(sim.state)
+    sim.batch["always"] = 1  # the engine, called in two parts, cannot know that nothing new was decided
     return type(sim.strategy).entry_function()
 
 

@@ -78,8 +78,8 @@ def as_records(actions, calendar: str) -> list[tuple]:
 def events(records, symbols, ts, first_row=None) -> np.ndarray:
     """EVENT records of plain action tuples for bars stamped `ts` (int64 ns), sorted by row, symbol, kind.
 
-    `first_row`: each symbol's first present row (default 0); actions at or before it are left out, as are renames, other
-    symbols and actions after the last bar."""
+    `first_row`: each symbol's first present row (default 0); actions at or before it are left out, as are renames,
+    other symbols and actions after the last bar."""
     column = {s: j for j, s in enumerate(symbols)}
     known = [(at, column[s], KINDS[k], v) for s, at, k, v, _ in records if s in column and k in KINDS]
     out = np.zeros(len(known), EVENT)
@@ -94,8 +94,8 @@ def events(records, symbols, ts, first_row=None) -> np.ndarray:
 def forward_factor(close, rows, kinds, values, where: str = "") -> tuple[np.ndarray, np.ndarray]:
     """Price and share factors, float64[T], of one symbol: 1 at row 0, stepping at `rows` (sorted, > 0).
 
-    `close`: raw closes float64[T], NaN where absent; only closes before an event are read. Several actions without a bar
-    in between restate the same reference close one after the other."""
+    `close`: raw closes float64[T], NaN where absent; only closes before an event are read. Several actions without a
+    bar in between restate the same reference close one after the other."""
     price, share = np.ones(len(close)), np.ones(len(close))
     last, ref = -1, np.nan
     for t, kind, v in zip(rows, kinds, values, strict=True):
@@ -132,7 +132,8 @@ def back_adjust(prices, factor):
 
 # %% ../../nbs/data/02_actions.ipynb #8b842fba
 def explain(day, close, adj_close, actions: pd.DataFrame, noise: float = 2e-4) -> pd.DataFrame:
-    """Moves of `adj_close / close` above `noise`, and actions, by date: the vendor's `step`, the `expected` one, `kind`, `value`, and `ok`.
+    """Moves of `adj_close / close` above `noise`, and actions, by date: the vendor's `step`, the `expected` one,
+    `kind`, `value`, and `ok`.
 
     `day`: session dates (datetime64); `actions`: the symbol's rows of an actions table."""
     day, close = np.asarray(day).astype("datetime64[D]"), np.asarray(close, float)

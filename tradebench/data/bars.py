@@ -117,7 +117,8 @@ def _resolve(symbols, given, meta, ts) -> tuple[tuple, str, list]:
 
 # %% ../../nbs/data/04_bars.ipynb #afa57193
 def prepare(frame, *, instruments=None, actions=None, universe=None, anchor=None) -> Bars:
-    """Bars from a frame: tz-aware UTC known-at index, columns open high low close [volume] or (symbol, field), values raw as traded.
+    """Bars from a frame: tz-aware UTC known-at index, columns open high low close [volume] or (symbol, field), values
+    raw as traded.
 
     instruments: Instrument, list or mapping; default from the frame's attrs or the known names.
     actions: table with columns symbol date kind value [text], or plain tuples; default from the attrs; () = none.
@@ -164,10 +165,21 @@ def prepare(frame, *, instruments=None, actions=None, universe=None, anchor=None
     flags |= np.where(member, np.uint8(MEMBER), np.uint8(0)) if member is not True else np.uint8(MEMBER)
     records = tuple(as_records(meta.get("actions") if actions is None else actions, calendar))
     return _assemble(
-        symbols=symbols, ts=ts, raw=raw, flags=flags, clock=clock(ts, calendar), extras=extras, instruments=insts, calendar=calendar, records=records,
-        periods_per_year=bars_per_year(ts, calendar), source=meta.get("source", ""), label=meta.get("label"), freq=meta.get("freq"),
+        symbols=symbols,
+        ts=ts,
+        raw=raw,
+        flags=flags,
+        clock=clock(ts, calendar),
+        extras=extras,
+        instruments=insts,
+        calendar=calendar,
+        records=records,
+        periods_per_year=bars_per_year(ts, calendar),
+        source=meta.get("source", ""),
+        label=meta.get("label"),
+        freq=meta.get("freq"),
         notes=(*meta.get("notes", ()), *notes),
-    )  # fmt: skip
+    )
 
 
 def _assemble(*, symbols, ts, raw, flags, records, **rest) -> Bars:
@@ -221,9 +233,14 @@ def _frame(self, adjust: str = "raw") -> pd.DataFrame:
     cols = pd.MultiIndex.from_product([self.symbols, names], names=["symbol", "field"]) if N > 1 else names
     out = pd.DataFrame(values.reshape(T, -1).copy(), index=self.index, columns=cols)
     out.attrs["tradebench"] = {
-        "source": self.source, "symbols": list(self.symbols), "instruments": {i.symbol: i.dict() for i in self.instruments},
-        "actions": list(self.records) if adjust == "raw" else [], "freq": self.freq, "label": self.label, "notes": list(self.notes),
-    }  # fmt: skip
+        "source": self.source,
+        "symbols": list(self.symbols),
+        "instruments": {i.symbol: i.dict() for i in self.instruments},
+        "actions": list(self.records) if adjust == "raw" else [],
+        "freq": self.freq,
+        "label": self.label,
+        "notes": list(self.notes),
+    }
     return out
 
 
@@ -243,9 +260,17 @@ def _window(self, start=None, end=None) -> Bars:
         raw, happened = self.raw[cut], self.events[self.events["t"] < b]
         seen = self.seen[cut] if (happened["kind"] < 3).any() else raw
         return replace(
-            self, ts=self.ts[cut], raw=raw, seen=seen, factor=self.factor[cut], share=self.share[cut], flags=self.flags[cut],
-            clock=self.clock[cut], events=happened, extras=extras,
-        )  # fmt: skip
+            self,
+            ts=self.ts[cut],
+            raw=raw,
+            seen=seen,
+            factor=self.factor[cut],
+            share=self.share[cut],
+            flags=self.flags[cut],
+            clock=self.clock[cut],
+            events=happened,
+            extras=extras,
+        )
     clocks = self.clock[cut].copy()
     if len(clocks):
         clocks[clocks[:, 0] == clocks[0, 0], 1] -= clocks[0, 1]

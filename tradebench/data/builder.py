@@ -25,8 +25,8 @@ BUILDER = np.dtype([
     ("k", "i8"), ("due", "i8"), ("at", "i8"), ("outside", "i8"),  # session, end of the bar being built, last stamp, items outside sessions
     ("open", "f8"), ("high", "f8"), ("low", "f8"), ("close", "f8"), ("volume", "f8"), ("value", "f8"), ("n", "i8"),  # the bar being built
     ("last", "f8"), ("started", "i8"),
-    ("bar_ts", "i8"), ("bar_open", "f8"), ("bar_high", "f8"), ("bar_low", "f8"), ("bar_close", "f8"), ("bar_volume", "f8"), ("bar_value", "f8"),
-    ("bar_n", "i8"),  # the bar that the last call finished
+    ("bar_ts", "i8"), ("bar_open", "f8"), ("bar_high", "f8"), ("bar_low", "f8"), ("bar_close", "f8"), ("bar_volume",
+    "f8"), ("bar_value", "f8"), ("bar_n", "i8"),  # the bar that the last call finished
 ])  # fmt: skip
 TAKEN, AGAIN, TAKEN_BAR, OUTSIDE, LATE, NO_SESSION = 0, 1, 2, 3, 4, 5  # what a step returns
 
@@ -59,11 +59,13 @@ def _goes_on(b, opens, ts):
 # %% ../../nbs/data/09_builder.ipynb #84669992
 @kernel
 def build_step(b, opens, closes, ts, open, high, low, close, volume):
-    """Offer one item to the builder record `b` (dtype BUILDER): a trade (all four prices equal), a bar, or a heartbeat (close NaN).
+    """Offer one item to the builder record `b` (dtype BUILDER): a trade (all four prices equal), a bar, or a
+    heartbeat (close NaN).
 
-    opens, closes: int64[S] of the calendar's sessions; ts: int64 ns UTC, not decreasing. Returns TAKEN (0); AGAIN (1): a bar is in
-    the bar_ fields, call again with the same item; TAKEN_BAR (2): taken, and a bar is ready; OUTSIDE (3): left out, no session is
-    open at ts; LATE (4): left out, before the last item; NO_SESSION (5): the table of sessions ends before ts."""
+    opens, closes: int64[S] of the calendar's sessions; ts: int64 ns UTC, not decreasing. Returns TAKEN (0); AGAIN
+    (1): a bar is in the bar_ fields, call again with the same item; TAKEN_BAR (2): taken, and a bar is ready; OUTSIDE
+    (3): left out, no session is open at ts; LATE (4): left out, before the last item; NO_SESSION (5): the table of
+    sessions ends before ts."""
     if b.started == 1 and ts < b.at:
         return LATE
     if b.started == 0:

@@ -115,8 +115,9 @@ def _edges(ts, calendar):
 
 
 def clock(ts, calendar: str) -> np.ndarray:
-    """int64[T, 3] for increasing known-at stamps `ts` (int64 ns): session number from the first stamp's session (missing sessions
-    are counted), bar number in the session from 0, and seconds to the session's close, rounded up, 0 at and after it."""
+    """int64[T, 3] for increasing known-at stamps `ts` (int64 ns): session number from the first stamp's session
+    (missing sessions are counted), bar number in the session from 0, and seconds to the session's close, rounded up,
+    0 at and after it."""
     ts = np.ascontiguousarray(ts, np.int64)
     out = np.empty((len(ts), 3), np.int64)
     if not len(ts):

@@ -53,8 +53,13 @@ def join_frames(frames: dict, instruments, actions, **meta) -> pd.DataFrame:
     out = frames[symbols[0]] if len(frames) == 1 else pd.concat(frames, axis=1, names=["symbol", "field"], sort=True)
     out.index.name = "ts"
     out.attrs["tradebench"] = {
-        "symbols": symbols, "instruments": {i.symbol: i.dict() for i in instruments}, "actions": list(actions), "label": None, "notes": [], **meta,
-    }  # fmt: skip
+        "symbols": symbols,
+        "instruments": {i.symbol: i.dict() for i in instruments},
+        "actions": list(actions),
+        "label": None,
+        "notes": [],
+        **meta,
+    }
     return out
 
 # %% ../../nbs/data/11_catalog.ipynb #c73bde32

@@ -86,7 +86,8 @@ def infer_freq(ts) -> int:
 
 
 def find_gaps(ts, calendar: str, freq: int = 0) -> tuple[np.ndarray, np.ndarray, int]:
-    """(first missing stamp, number of missing bars) of each gap, and the number of bars expected, between the first and last of sorted stamps.
+    """(first missing stamp, number of missing bars) of each gap, and the number of bars expected, between the first
+    and last of sorted stamps.
 
     `freq` in ns, 0 = inferred; a series with one bar a session or fewer is checked by session alone."""
     none = np.empty(0, np.int64), np.empty(0, np.int64), len(ts)

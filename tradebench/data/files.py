@@ -27,9 +27,11 @@ _ALIASES = {
 
 
 def name_columns(table: pd.DataFrame, columns=None, where: str = "table") -> pd.DataFrame:
-    """`table` with tradebench's names: ts, symbol, open high low close volume (price and size for ticks); others keep theirs.
+    """`table` with tradebench's names: ts, symbol, open high low close volume (price and size for ticks); others keep
+    theirs.
 
-    `columns` maps the file's names to these and goes first; the rest are found in any case. Separate date and time columns are joined."""
+    `columns` maps the file's names to these and goes first; the rest are found in any case. Separate date and time
+    columns are joined."""
     columns = dict(columns or {})
     if lacking := [c for c in columns if c not in table.columns]:
         raise DataError(

@@ -17,19 +17,32 @@ from ..errors import DataError, unknown
 
 # %% ../../nbs/data/06_quality.ipynb #cd11a656
 ACTIONS = {
-    "missing": "row dropped", "non_positive": "row dropped", "high_low": "range set to the four prices' extremes",
-    "outside_range": "moved into low..high", "negative_volume": "volume set to missing", "order": "sorted by time",
-    "duplicate": "row dropped", "conflict": "row dropped, first kept", "spike": "row dropped", "suspect": "", "gap": "", "stale": "", "zero_volume": "", "jump": "",
-}  # fmt: skip
+    "missing": "row dropped",
+    "non_positive": "row dropped",
+    "high_low": "range set to the four prices' extremes",
+    "outside_range": "moved into low..high",
+    "negative_volume": "volume set to missing",
+    "order": "sorted by time",
+    "duplicate": "row dropped",
+    "conflict": "row dropped, first kept",
+    "spike": "row dropped",
+    "suspect": "",
+    "gap": "",
+    "stale": "",
+    "zero_volume": "",
+    "jump": "",
+}
 FAULTS = tuple(r for r, a in ACTIONS.items() if a)  # what strict mode raises and repair mode mends
 COLUMNS = ["rule", "symbol", "row", "ts", "value", "action"]
 
 
 @dataclass(frozen=True, eq=False)
 class Quality:
-    """Report of one check: `issues` (a row each: rule, symbol, row in the input, ts, value, action), `rows` examined, `expected` rows.
+    """Report of one check: `issues` (a row each: rule, symbol, row in the input, ts, value, action), `rows` examined,
+    `expected` rows.
 
-    `score` in [0, 1] is the share of expected bars that are there and free of faults; a stale bar counts half; suspects, jumps and zero volume nothing."""
+    `score` in [0, 1] is the share of expected bars that are there and free of faults; a stale bar counts half;
+    suspects, jumps and zero volume nothing."""
 
     issues: pd.DataFrame
     rows: int
@@ -106,16 +119,26 @@ def _table(parts) -> pd.DataFrame:
         }
         return pd.DataFrame({c: pd.Series([], dtype=t) for c, t in empty.items()})
     made = [
-        pd.DataFrame({"rule": rule, "symbol": symbol, "row": row, "ts": pd.to_datetime(np.asarray(ts, np.int64), utc=True), "value": np.asarray(value, float), "action": action})
+        pd.DataFrame(
+            {
+                "rule": rule,
+                "symbol": symbol,
+                "row": row,
+                "ts": pd.to_datetime(np.asarray(ts, np.int64), utc=True),
+                "value": np.asarray(value, float),
+                "action": action,
+            }
+        )
         for rule, symbol, row, ts, value, action in parts
-    ]  # fmt: skip
+    ]
     return pd.concat(made, ignore_index=True).sort_values(["ts", "row"], kind="stable", ignore_index=True)
 
 # %% ../../nbs/data/06_quality.ipynb #94b001fc
 def examine(
     frame, symbol: str = "asset", *, calendar: str = "24/7", freq: int = 0, mode: str = "check", split_rows=()
 ) -> tuple[pd.DataFrame, Quality]:
-    """(mended frame, report) of one symbol's bars: tz-aware index in any order, columns open high low close and, optionally, volume.
+    """(mended frame, report) of one symbol's bars: tz-aware index in any order, columns open high low close and,
+    optionally, volume.
 
     `freq`: bar length in ns, 0 = inferred. `split_rows`: rows in time order at which a known split explains a jump."""
     parts, unit = [], frame.index if frame.index.unit == "ns" else frame.index.as_unit("ns")
@@ -209,7 +232,8 @@ def _facts(x, order, note, split_rows):
 
 # %% ../../nbs/data/06_quality.ipynb #7f9fd256
 def apply_quality(frame, mode: str = "strict", symbol: str = "asset", **options) -> tuple[pd.DataFrame, Quality | None]:
-    """(frame, report) under a mode: "strict" raises DataError at the first fault, "repair" mends, "off" looks at nothing (report None).
+    """(frame, report) under a mode: "strict" raises DataError at the first fault, "repair" mends, "off" looks at
+    nothing (report None).
 
     `options` go to `examine`. The frame comes back with a ns index."""
     if mode not in ("strict", "repair", "off"):
@@ -225,6 +249,8 @@ def apply_quality(frame, mode: str = "strict", symbol: str = "asset", **options)
                 f"{symbol}: row {f.row} ({f.ts:%Y-%m-%d %H:%M:%S} UTC) breaks the rule {f.rule}, value "
                 f"{f.value:g}; {len(faults)} faults in all "
                 f"({', '.join(f'{k} {v}' for k, v in n.items())}); quality='repair' mends and lists them",
-                row=int(f.row), ts=f.ts, rule=f.rule,
-            )  # fmt: skip
+                row=int(f.row),
+                ts=f.ts,
+                rule=f.rule,
+            )
     return clean, report

@@ -72,8 +72,8 @@ def simulate(
 ) -> tuple[pd.DataFrame, pd.Series]:  # fmt: skip
     """(bars, true regime of each bar) of a simulated market, stamped when known, label "simulated (seed ...)".
 
-    freq: "1min", "5min" ... or "session" for one bar a session. Everything follows from the arguments; more sessions extend the series without changing
-    it. `volume`: mean units a bar. The regimes are names from REGIMES."""
+    freq: "1min", "5min" ... or "session" for one bar a session. Everything follows from the arguments; more sessions
+    extend the series without changing it. `volume`: mean units a bar. The regimes are names from REGIMES."""
     from tradebench.data.files import freq_ns
 
     if not 1 <= sessions <= 20_000:
@@ -101,8 +101,14 @@ def simulate(
     frame = pd.DataFrame(dict(zip(FIELDS, (*prices, np.floor(size)), strict=True)), index=index)
     label, inst = f"simulated (seed {seed})", Instrument(symbol, tick=tick, lot=1, calendar=calendar)
     frame.attrs["tradebench"] = {
-        "source": f"sim:{freq}", "symbols": [symbol], "instruments": {symbol: inst.dict()}, "actions": [], "freq": freq, "label": label, "notes": [label],
-    }  # fmt: skip
+        "source": f"sim:{freq}",
+        "symbols": [symbol],
+        "instruments": {symbol: inst.dict()},
+        "actions": [],
+        "freq": freq,
+        "label": label,
+        "notes": [label],
+    }
     number = np.repeat(regimes, [len(m[0]) for m in made])
     return frame, pd.Series(np.array(list(REGIMES), object)[number].astype(str), index=index, name="regime")
 

@@ -25,7 +25,8 @@ from ..errors import DataError, unknown
 
 # %% ../../nbs/data/12_sources.ipynb #586357cd
 def _rename(symbol_column: pd.Series, times, actions: pd.DataFrame) -> pd.Series:
-    "Symbols after renames: rows of the old symbol before the date carry the new one. Chains are followed in date order."
+    "Symbols after renames: rows of the old symbol before the date carry the new one. Chains are followed in"
+    "date order."
     out, day = symbol_column.astype(object), np.asarray(times.tz_localize(None) if times.tz else times, "datetime64[D]")
     for r in actions[actions["kind"] == "rename"].sort_values("date").itertuples():
         out[(out == r.symbol).to_numpy() & (day < np.datetime64(r.date, "D"))] = r.text
@@ -82,27 +83,31 @@ def _from_table(table, name, where, *, symbols, stamp, tz, dst, time_format, fre
 
 # %% ../../nbs/data/12_sources.ipynb #f30d6617
 def load(
-    name_or_path, *, symbols=None, start=None, end=None, columns=None, tz=None, stamp=None, freq=None, calendar=None, instrument=None,
-    quality="strict", adjust="all", actions=None, universe=None, dst="infer", time_format=None, report=False,
+    name_or_path, *, symbols=None, start=None, end=None, columns=None, tz=None, stamp=None, freq=None, calendar=None,
+    instrument=None, quality="strict", adjust="all", actions=None, universe=None, dst="infer", time_format=None, report=False,
 ):  # fmt: skip
-    """Bars as a frame (UTC known-at index `ts`; open high low close volume, or (symbol, field)), ready for backtest and prepare.
+    """Bars as a frame (UTC known-at index `ts`; open high low close volume, or (symbol, field)), ready for backtest
+    and prepare.
 
-    name_or_path: a built-in name (AAPL FB GOOG IBM MSFT, stocks5, SP500, NASDAQ), sim:minutes[,seed=7,sessions=60], a registered
-        name, a list of such names, a .csv[.gz] or .parquet file, a folder of them, or a DataFrame.
+    name_or_path: a built-in name (AAPL FB GOOG IBM MSFT, stocks5, SP500, NASDAQ), sim:minutes[,seed=7,sessions=60], a
+        registered name, a list of such names, a .csv[.gz] or .parquet file, a folder of them, or a DataFrame.
     symbols: those wanted, in this order; for a file of one symbol, its name.
     start, end: range of known-at stamps, UTC where naive; a date as `end` includes that day.
     columns: mapping from the file's column names to ts, symbol, open, high, low, close, volume.
-    tz: zone of naive stamps (else they are an error); dst: an hour that occurs twice: "infer" from the order, "first", "second".
+    tz: zone of naive stamps (else they are an error); dst: an hour that occurs twice: "infer" from the order,
+        "first", "second".
     stamp: what a stamp means: "start" or "end" of the bar, or "session" (a date). Required for files and frames.
     freq: bar length ("1min"); needed where the stamps do not show it. time_format: as in strptime.
     calendar: "24/7", "24/5", "XNYS" ...; instrument: an Instrument or a mapping, for tick, lot and the rest.
-    quality: "strict" raises at a fault, "repair" mends and warns with the list, "off". Built-in sets are checked in the tests.
+    quality: "strict" raises at a fault, "repair" mends and warns with the list, "off". Built-in sets are checked in
+        the tests.
     actions: table or CSV file of splits, dividends, delistings, renames. adjust: "all", "splits" (no dividends), "none"
         (no actions), or "back" (prices back-adjusted, no actions left: for display only).
     universe: boolean frame (stamps x symbols): which symbols may be held from when on; becomes the column in_universe.
     report: return (frame, Quality) instead of the frame.
 
-    Raises DataError: unknown name (with near ones), unreadable file, naive times, unstated stamp, faults, an empty range."""
+    Raises DataError: unknown name (with near ones), unreadable file, naive times, unstated stamp, faults, an empty
+        range."""
     if adjust not in ("all", "splits", "none", "back", None):
         raise DataError(unknown("adjust", adjust, ["all", "splits", "none", "back"]))
     symbols = [symbols] if isinstance(symbols, str) else list(symbols) if symbols is not None else None
@@ -123,9 +128,20 @@ def load(
         frame, reports = _ready(ready, where, symbols, calendar, given, actions, quality)
     else:
         frames, insts, records, reports, length = _from_table(
-            table, name, where, symbols=symbols, stamp=stamp, tz=tz, dst=dst, time_format=time_format, freq=freq, calendar=calendar, given=given,
-            quality=quality, actions=actions,
-        )  # fmt: skip
+            table,
+            name,
+            where,
+            symbols=symbols,
+            stamp=stamp,
+            tz=tz,
+            dst=dst,
+            time_format=time_format,
+            freq=freq,
+            calendar=calendar,
+            given=given,
+            quality=quality,
+            actions=actions,
+        )
         bar = "session" if stamp == "session" else str(pd.Timedelta(length)) if length else None
         frame = join_frames(frames, insts, records, source=where, freq=bar)
     frame = _cut(frame, start, end, where)
@@ -198,7 +214,8 @@ def _find(what, symbols, columns):
 
 # %% ../../nbs/data/12_sources.ipynb #9a77c471
 def _ready(frame, where, symbols, calendar, given, actions, quality):
-    "(frame, reports): a frame that is already stamped when known, with attrs completed and the caller's choices applied."
+    "(frame, reports): a frame that is already stamped when known, with attrs completed and the caller's"
+    "choices applied."
     old = frame.attrs.get("tradebench", {})
     many = frame.columns.nlevels == 2
     names = list(dict.fromkeys(frame.columns.get_level_values(0))) if many else old.get("symbols") or [where]
@@ -239,7 +256,8 @@ def _cut(frame, start, end, where):
         cut = frame.loc[_stamp(start) : _stamp(end)]
     except (ValueError, TypeError, KeyError):
         raise DataError(
-            f"start={start!r}, end={end!r}: not dates that pandas can read, or the rows are not in time order; use '2010-01-31'"
+            f"start={start!r}, end={end!r}: not dates that pandas can read, or the rows are not in time order; "
+            "use '2010-01-31'"
         ) from None
     if cut.empty:
         have = f"{frame.index[0]:%Y-%m-%d} to {frame.index[-1]:%Y-%m-%d}" if len(frame) else "no rows"

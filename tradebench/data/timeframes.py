@@ -20,7 +20,8 @@ from ..jit import native
 # %% ../../nbs/data/10_timeframes.ipynb #1b075c4f
 @native
 def _run(state, opens, closes, ts, items, until, out_ts, out) -> int:
-    "Offer `items` [n, 5] stamped `ts`, then a heartbeat at `until`; finished bars go to out_ts [m], out [m, 7]. Returns their number, or -1 - row of a late item."
+    "Offer `items` [n, 5] stamped `ts`, then a heartbeat at `until`; finished bars go to out_ts [m], out [m,"
+    "7]. Returns their number, or -1 - row of a late item."
     b, m = state[0], 0
     for i in range(ts.shape[0] + 1):
         code = AGAIN
@@ -73,33 +74,50 @@ def _build(index, items, kind, size, calendar, right, until) -> pd.DataFrame:
 def build_bars(
     trades: pd.DataFrame, kind: str, size, *, calendar: str = "24/7", symbol: str = "asset", instrument=None, until=None
 ) -> pd.DataFrame:
-    """Bars of trades (columns price, size; tz-aware index in order), stamped when known; columns open ... volume, value, trades.
+    """Bars of trades (columns price, size; tz-aware index in order), stamped when known; columns open ... volume,
+    value, trades.
 
-    kind, size: ("time", "5min"), ("tick", 500), ("volume", 10_000), ("dollar", 1e6). until: "close" or ns: the data are complete
-    to there (default: to the last trade). Trades outside the calendar's sessions are left out; attrs count them as `outside`."""
+    kind, size: ("time", "5min"), ("tick", 500), ("volume", 10_000), ("dollar", 1e6). until: "close" or ns: the data
+    are complete to there (default: to the last trade). Trades outside the calendar's sessions are left out; attrs
+    count them as `outside`."""
     if lacking := [c for c in ("price", "size") if c not in trades]:
         raise DataError(
-            f"trades: column {lacking[0]!r} is missing (there are: {', '.join(map(str, trades.columns))}); rename to price and size"
+            f"trades: column {lacking[0]!r} is missing (there are: {', '.join(map(str, trades.columns))}); "
+            "rename to price and size"
         )
     p, q = trades["price"].to_numpy(float), trades["size"].to_numpy(float)
     if (bad := ~((p > 0) & np.isfinite(p) & (q >= 0))).any():
         row = int(bad.argmax())
-        raise DataError(f"trades: row {row} ({trades.index[row]}): price {p[row]:g}, size {q[row]:g} [non_positive]; drop such rows first", row=row, ts=trades.index[row], rule="non_positive")  # fmt: skip
+        raise DataError(
+            f"trades: row {row} ({trades.index[row]}): price {p[row]:g}, size {q[row]:g} [non_positive]; drop "
+            "such rows first",
+            row=row,
+            ts=trades.index[row],
+            rule="non_positive",
+        )
     inst = instrument or KNOWN.get(symbol) or Instrument(symbol, calendar=calendar)
     made = _build(trades.index, np.column_stack([p, p, p, p, q]), kind, size, calendar, False, until)
     label = str(size) if kind == "time" else f"{size:g} {kind}"
-    made.attrs = {"outside": made.attrs.get("outside", 0), "tradebench": {
-        "source": "trades", "symbols": [symbol], "instruments": {symbol: {**inst.dict(), "symbol": symbol, "calendar": calendar}}, "actions": [],
-        "freq": label, "label": None, "notes": [],
-    }}  # fmt: skip
+    made.attrs = {
+        "outside": made.attrs.get("outside", 0),
+        "tradebench": {
+            "source": "trades",
+            "symbols": [symbol],
+            "instruments": {symbol: {**inst.dict(), "symbol": symbol, "calendar": calendar}},
+            "actions": [],
+            "freq": label,
+            "label": None,
+            "notes": [],
+        },
+    }
     return made
 
 # %% ../../nbs/data/10_timeframes.ipynb #771c5bd1
 def resample(frame: pd.DataFrame, freq, *, calendar: str | None = None, until=None) -> pd.DataFrame:
     """Longer bars ("5min", "1h", "session") from known-at bars, by the same step; extra columns are left out.
 
-    The grid begins at each session's opening; the last bar of a session ends with it. A bar that `frame` does not finish is left out, so
-    a prefix gives a prefix."""
+    The grid begins at each session's opening; the last bar of a session ends with it. A bar that `frame` does not
+    finish is left out, so a prefix gives a prefix."""
     meta = frame.attrs.get("tradebench", {})
     many = frame.columns.nlevels == 2
     out = {}
@@ -140,10 +158,12 @@ def as_of(index: pd.DatetimeIndex, other: pd.DataFrame) -> pd.DataFrame:
 def join_higher(
     frame: pd.DataFrame, freq, *, calendar: str | None = None, fields=("open", "high", "low", "close")
 ) -> pd.DataFrame:
-    "`frame` with columns such as `1h_close` and `1h_age`: the last finished bar of length `freq` built from its own rows, as-of known-at. One symbol."
+    "`frame` with columns such as `1h_close` and `1h_age`: the last finished bar of length `freq` built from"
+    "its own rows, as-of known-at. One symbol."
     if frame.columns.nlevels == 2:
         raise DataError(
-            "join_higher takes one symbol; call it for each: pd.concat({s: join_higher(frame[s], ...) for s in symbols}, axis=1)"
+            "join_higher takes one symbol; call it for each: "
+            "pd.concat({s: join_higher(frame[s], ...) for s in symbols}, axis=1)"
         )
     higher = as_of(frame.index, resample(frame, freq, calendar=calendar)[list(fields)])
     return pd.concat([frame, higher.add_prefix(f"{freq}_")], axis=1)

@@ -11,7 +11,7 @@ from ..params import param
 from .intraday import ends_soon
 from .strategy import decide, flat, hold, strategy
 
-# %% ../../nbs/strategies/06_gap_and_go.ipynb #53b4d4d0
+# %% ../../nbs/strategies/06_gap_and_go.ipynb #b56400bd
 @strategy
 class GapAndGo:
     "Goes with an opening gap that holds; the stop is the last close before the gap."
@@ -20,7 +20,7 @@ class GapAndGo:
     n = param(20, 2, 100, "sessions in the average session range")
     wait = param(1, 1, 120, "bars of the session to see before judging")
     sessions = param(1, 1, 20, "sessions for which the position is held")
-    take = param(2.0, 0.1, 20.0, "distance of the take, in average session ranges")
+    gain = param(2.0, 0.1, 20.0, "distance of the take, in average session ranges")
     leave = param(5, 1, 120, "minutes before the close when a position is closed")
     shorts = param(True, meaning="sell short too")
     state = dict(
@@ -47,17 +47,17 @@ class GapAndGo:
             s.before = s.close
             s.open, s.high, s.low = row.open, row.high, row.low
         s.high, s.low, s.close = max(s.high, row.high), min(s.low, row.low), row.close
+        now = not s.judged and (row.bar + 1 >= p.wait or row.to_close == 0)
+        if now:
+            s.judged = 1
         if row.position != 0.0:
             return flat() if row.session > s.until or (row.session == s.until and soon) else hold()
-        if s.judged or (row.bar + 1 < p.wait and row.to_close > 0):
-            return flat()
-        s.judged = 1
-        if soon and (row.bar > 0 or row.to_close > 0):
+        if not now or (soon and (row.bar > 0 or row.to_close > 0)):
             return flat()
         s.until = row.session + p.sessions - (1 if row.to_close > 0 else 0)
         move, reach = s.open - s.before, s.range.value
         if move > p.gap * reach and row.close > s.open:
-            return decide(1.0, stop=s.before, take=row.close + p.take * reach)
+            return decide(1.0, stop=s.before, take=row.close + p.gain * reach)
         if p.shorts and move < -p.gap * reach and row.close < s.open:
-            return decide(-1.0, stop=s.before, take=row.close - p.take * reach)
+            return decide(-1.0, stop=s.before, take=row.close - p.gain * reach)
         return flat()

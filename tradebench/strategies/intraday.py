@@ -25,7 +25,7 @@ def ends_soon(s, row, minutes):
     s.left = row.to_close
     return row.to_close <= max(60 * minutes, s.spacing)
 
-# %% ../../nbs/strategies/04_intraday.ipynb #b27182c5
+# %% ../../nbs/strategies/04_intraday.ipynb #ce580677
 @strategy
 class Intraday:
     "Follows the first break of the opening range when VWAP and trend agree; flat before the session ends."
@@ -33,7 +33,7 @@ class Intraday:
     opening = param(30, 1, 240, "bars in the opening range")
     trend = param(200, 5, 2000, "bars in the average that gives the trend")
     stop = param(1.0, 0.1, 5.0, "distance of the stop, in opening ranges")
-    take = param(3.0, 0.1, 20.0, "distance of the take, in opening ranges")
+    gain = param(3.0, 0.1, 20.0, "distance of the take, in opening ranges")
     last = param(60, 1, 600, "minutes before the close without a new entry")
     leave = param(5, 1, 120, "minutes before the close when a position is closed")
     shorts = param(True, meaning="sell short too")
@@ -59,8 +59,8 @@ class Intraday:
             return flat()
         if row.close > s.top and row.close > mean and row.close > trend:
             s.used = 1
-            return decide(1.0, stop=row.close - p.stop * size, take=row.close + p.take * size)
+            return decide(1.0, stop=row.close - p.stop * size, take=row.close + p.gain * size)
         if p.shorts and row.close < s.bottom and row.close < mean and row.close < trend:
             s.used = 1
-            return decide(-1.0, stop=row.close + p.stop * size, take=row.close - p.take * size)
+            return decide(-1.0, stop=row.close + p.stop * size, take=row.close - p.gain * size)
         return flat()

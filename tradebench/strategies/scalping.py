@@ -14,7 +14,7 @@ from ..features.oscillators import RSI, rsi
 from ..params import param
 from .strategy import decide, flat, hold, strategy
 
-# %% ../../nbs/strategies/03_scalping.ipynb #5b1b4aa5
+# %% ../../nbs/strategies/03_scalping.ipynb #3a3aa932
 @strategy
 class Scalping:
     "Fades a stretched price as soon as it turns: Bollinger, RSI and MACD to enter; the middle, an ATR stop or take, or time to leave."
@@ -28,7 +28,7 @@ class Scalping:
     smooth = param(5, 2, 50, "bars in the signal line of MACD")
     n_atr = param(14, 2, 100, "bars in the average true range")
     stop = param(2.0, 0.5, 10.0, "distance of the stop, in average true ranges")
-    take = param(3.0, 0.5, 20.0, "distance of the take, in average true ranges")
+    gain = param(3.0, 0.5, 20.0, "distance of the take, in average true ranges")
     memory = param(5, 1, 50, "bars for which a stretch counts")
     patience = param(30, 1, 500, "bars after which a position is closed")
     shorts = param(True, meaning="sell short too")
@@ -61,8 +61,8 @@ class Scalping:
             return flat() if back or row.held >= p.patience else hold()
         if s.below > 0 and rises:
             s.below = 0
-            return decide(1.0, stop=row.close - p.stop * reach, take=row.close + p.take * reach)
+            return decide(1.0, stop=row.close - p.stop * reach, take=row.close + p.gain * reach)
         if s.above > 0 and falls and p.shorts:
             s.above = 0
-            return decide(-1.0, stop=row.close + p.stop * reach, take=row.close - p.take * reach)
+            return decide(-1.0, stop=row.close + p.stop * reach, take=row.close - p.gain * reach)
         return flat()

@@ -146,6 +146,31 @@ def higher(freq: str) -> Higher:
 
 # %% ../../nbs/strategies/00_strategy.ipynb #1321e6e9
 _EACH = """
+def one(j, b, t, n, seen, clock, ts, flags, slots, state, out, p{xarg}):
+    o = out[j]
+    if flags[t, j] & 1 == 0:
+        o.target = NAN
+        o.stop = NAN
+        o.take = NAN
+        o.trail = NAN
+        return 0
+    q = slots[j]
+    row = Row(ts[t], seen[t, j, 0], seen[t, j, 1], seen[t, j, 2], seen[t, j, 3], seen[t, j, 4],
+              clock[t, 0], clock[t, 1], clock[t, 2], (flags[t, j] >> 1) & 1,
+              q.qty, q.avg * q.factor, q.held, q.last_exit{more})
+    d = step(state[j], p, row)
+    q.bars += 1
+    if q.bars <= q.warm:
+        d = hold()
+    if d.target == d.target:
+        fresh = d.target != q.target
+    else:
+        fresh = d.stop == d.stop or d.take == d.take or d.trail == d.trail
+    if fresh or n > 1 or b.always:
+        o.target, o.stop, o.take, o.trail, o.limit, o.expire = d.target, d.stop, d.take, d.trail, d.limit, d.expire
+    return 1 if fresh else 0
+
+
 def {name}(addr):
     b = record_at(addr, BATCH)
     t, n = b.t, b.n
@@ -154,30 +179,11 @@ def {name}(addr):
     slots, state, out = array_at(b.slots, (n,), SLOT), array_at(b.state, (n,), STATE), array_at(b.out, (n,), DECISION)
     p = record_at(b.params, PARAMS)
     {extras}
+    if n == 1:
+        return one(0, b, t, n, seen, clock, ts, flags, slots, state, out, p{xarg})
     news = 0
     for j in range(n):
-        o = out[j]
-        if flags[t, j] & 1 == 0:
-            o.target = NAN
-            o.stop = NAN
-            o.take = NAN
-            o.trail = NAN
-            continue
-        q = slots[j]
-        row = Row(ts[t], seen[t, j, 0], seen[t, j, 1], seen[t, j, 2], seen[t, j, 3], seen[t, j, 4],
-                  clock[t, 0], clock[t, 1], clock[t, 2], (flags[t, j] >> 1) & 1,
-                  q.qty, q.avg * q.factor, q.held, q.last_exit{more})
-        d = step(state[j], p, row)
-        q.bars += 1
-        if q.bars <= q.warm:
-            d = hold()
-        if d.target == d.target:
-            fresh = d.target != q.target
-        else:
-            fresh = d.stop == d.stop or d.take == d.take or d.trail == d.trail
-        if fresh or n > 1 or b.always:
-            o.target, o.stop, o.take, o.trail, o.limit, o.expire = d.target, d.stop, d.take, d.trail, d.limit, d.expire
-            news += fresh
+        news += one(j, b, t, n, seen, clock, ts, flags, slots, state, out, p{xarg})
     return news
 """
 
@@ -366,7 +372,10 @@ def _make_entry(cls):
     index = "t, :, {}" if cls.basket else "t, j, {}"
     more = "".join(f", x[{index.format(i)}]" for i in range(width))
     text = (_BASKET if cls.basket else _EACH).format(
-        name=cls.name(), more=more, extras=f"x = array_at(b.extras, (b.rows, n, {width}), F8)" if width else ""
+        name=cls.name(),
+        more=more,
+        xarg=", x" if width else "",
+        extras=f"x = array_at(b.extras, (b.rows, n, {width}), F8)" if width else "",
     )
     scope = dict(
         record_at=record_at,
