@@ -19,6 +19,9 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
 # Plotly's notebook renderer would store megabytes with a random id; this one stores the figure.
 export PLOTLY_RENDERER := plotly_mimetype
 
+# What tests run is recorded in the trial ledger, not counted.
+test test-notebooks test-all: export TRADEBENCH_TRIALS := record
+
 .PHONY: help venv install demo test test-notebooks test-all lint format export settings clean-notebooks lock lab doctor clean
 
 help: ## this list

@@ -1,6 +1,8 @@
-"""What all tests share: the place of the shared market data, a fixed hypothesis profile, and the mark `slow`."""
+"""What all tests share: the place of the shared market data, a fixed hypothesis profile, the mark `slow`, runs kept apart."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,11 @@ from hypothesis import HealthCheck, settings
 ROOT = next(p for p in Path(__file__).resolve().parents if (p / "pyproject.toml").exists())
 # The shared data lie beside the repository; TRADEBENCH_SHARED_DATA names another place.
 SHARED = Path(os.environ.get("TRADEBENCH_SHARED_DATA", ROOT.parent / "shared" / "data"))
+
+# The runs, trials and settings of whoever runs the tests stay out of them; child processes inherit this.
+OWN = Path(tempfile.mkdtemp(prefix="tradebench-tests-"))
+os.environ |= dict(TRADEBENCH_SETTINGS=os.devnull, TRADEBENCH_TRIALS="record")
+os.environ |= dict(TRADEBENCH__RUNS__FOLDER=str(OWN / "runs"), TRADEBENCH__RUNS__LEDGER=str(OWN / "trials.sqlite"))
 
 # derandomize: the same examples in every run, so that a red test is red for everyone
 settings.register_profile(
@@ -44,3 +51,7 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="long variant: run with --slow"))
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(OWN, ignore_errors=True)

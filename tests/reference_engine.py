@@ -16,7 +16,7 @@ PRESENT, TRADED, IN_UNIVERSE = 1, 2, 4
 DIVIDEND, SPLIT, DELISTING = 1, 2, 3
 LAMBDA = 0.94
 TOL = 1e-12  # slack of the cash rule: rounding of sums must not refuse an order that fits exactly
-ZERO = 1e-12  # a result smaller than this share of the trade is neither won nor lost
+ZERO = 1e-12  # what is smaller than this share of a trade's value or of an order is rounding
 DUST = 1e-9  # a quantity smaller than this share of its order (or a lot) is rounding, not an order
 
 
@@ -98,7 +98,6 @@ class Order:
     filled: float = 0.0
     value: float = 0.0  # sum of units * price, for the average
     bars: int = 0  # bars on which it could have filled
-    protected: bool = False  # its levels have passed to the position
 
     @property
     def market(self):
@@ -237,7 +236,9 @@ def round_tick(price, tick, direction):
     if tick <= 0:
         return price
     n = price / tick
-    return (math.ceil(n - DUST) if direction > 0 else math.floor(n + DUST)) * tick
+    if abs(n - round(n)) < DUST:
+        return price
+    return (math.ceil(n) if direction > 0 else math.floor(n)) * tick
 
 
 def plain(a):
@@ -467,13 +468,13 @@ class Reference:
         if qty == 0:
             return
         less = min(qty, abs(s.qty)) if delta * s.qty < 0 else 0.0
-        more = qty - less
+        more = qty - less if qty - less > DUST * qty else 0.0
+        less = qty - more
         paid = self.affordable(t, j, side, less, more, ref, market, at_close) if more > 0 else 0.0
         if less + paid > 0:
             self.book(t, j, side, less, paid, ref, o.reason, market, inside, o)
-        if paid > 0 and not o.protected:
+        if paid > 0:
             self.protect(s, o.stop, o.take, o.trail)
-            o.protected = True
         if paid < more:
             self.drop(s, "cut" if o.filled else "refused")
         elif same(s.qty, o.target):
@@ -536,6 +537,8 @@ class Reference:
         for _ in range(200):
             middle = (low + high) / 2
             low, high = (middle, high) if fits(middle) else (low, middle)
+        if more - low <= ZERO * more:
+            return more
         return low if low > DUST * more else 0.0
 
     def cash_mark(self, t, k, at_close):
@@ -647,10 +650,11 @@ class Reference:
         if gross == 0:
             self.liquidating = False
         reason = None
-        if self.equity <= 0 or (given(self.options.maintenance) and 0 < gross
+        ruined = self.equity <= DUST * self.initial
+        if ruined or (given(self.options.maintenance) and 0 < gross
                                 and self.equity <= self.options.maintenance * gross):  # fmt: skip
             self.liquidating, reason = gross > 0, "liquidation"
-            self.halted = self.halted or self.equity <= 0
+            self.halted = self.halted or ruined
         limit = self.limits.max_drawdown
         if given(limit) and not self.halted and 1 - self.equity / max(self.peak, self.equity) >= limit:
             self.halted, reason = True, reason or "breaker"

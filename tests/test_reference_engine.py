@@ -215,16 +215,29 @@ def test_hold_restates_the_stop():
     assert short(r)[1:] == [(2, -10, 98, "stop")]
 
 
-def test_unchanged_target_restates_levels_as_hold_does():
+def test_unchanged_target_leaves_protection_alone():
+    # protection comes with the entry; only a hold moves it
     rows = [flat(100), flat(100), ohlc(100, 100, 97, 98)]
-    r = run(rows, {0: dict(target=1, stop=90), 1: dict(target=1, stop=98)})
-    assert short(r)[1:] == [(2, -10, 98, "stop")]
+    assert len(run(rows, {0: dict(target=1, stop=90), 1: dict(target=1, stop=98)}).fills) == 1
 
 
 def test_reduction_passes_its_levels_to_what_is_left():
     rows = [flat(100), flat(100), ohlc(100, 100, 97, 98)]
     r = run(rows, {0: dict(target=1, stop=90), 1: dict(target=0.5, stop=98)})
     assert short(r)[1:] == [(2, -5, 100, "target"), (2, -5, 98, "stop")]
+
+
+def test_closing_order_passes_its_levels_too():
+    # out at 105 by a limit, or at 98 by a stop, whichever comes first
+    rows = [flat(100), flat(100), ohlc(100, 100, 97, 98), flat(106)]
+    r = run(rows, {0: dict(target=1), 1: dict(target=0, limit=105, stop=98)})
+    assert short(r)[1:] == [(2, -10, 98, "stop")] and statuses(r) == ["filled", "cancelled"]
+
+
+def test_target_of_the_order_that_survives_a_stop_stands():
+    # stopped at 2 and turned short at the same open; the target is -1 then, also with reentry="always", so 0 closes it
+    rows, wishes = [flat(100), flat(100), flat(90), flat(90)], {0: dict(target=1, stop=95), 1: dict(target=-1), 2: dict(target=0)}
+    assert short(run(rows, wishes, reentry="always"))[2:] == [(2, -10, 90, "target"), (3, 10, 90, "target")]
 
 
 def test_protective_exit_keeps_an_order_to_the_other_side():
@@ -300,7 +313,7 @@ def test_refused_reversal_still_closes():
     r = run(rows, {0: dict(target=1), 1: dict(target=-1)}, initial=1000.0, sizing=dict(fraction=0.9),
             costs=dict(fee_fixed=90.0), on_cash="refuse", bars=dict(lot=1.0))  # fmt: skip
     # 9 bought, cash 10, equity 910; wanted -8 needs 320, there is 10 + 360 - 90 = 280
-    assert short(r) == [(1, 9, 100, "target"), (2, -9, 40, "target")] and statuses(r) == ["filled", "refused"]
+    assert short(r) == [(1, 9, 100, "target"), (2, -9, 40, "target")] and statuses(r) == ["filled", "cut"]
 
 
 @pytest.mark.parametrize(
@@ -394,6 +407,14 @@ def test_split_pays_the_remainder_of_a_lot_in_cash():
     assert r.account["cash"] == pytest.approx(10_000 - 450 + 30) and r.account["qty"] == [7]
     assert r.equity[-1] == pytest.approx(10_000) and r.account["avg"] == [pytest.approx(60)]
     assert r.trades[0].qty == 7.5 and r.trades[0].entry_price == pytest.approx(60)
+    assert short(r)[1:] == [(2, -0.5, 60, "split")]
+
+
+def test_split_that_leaves_less_than_a_lot_closes_the_trade():
+    # 5 at 90, 1 for 10: half a share at 900
+    r = run([flat(90), flat(90), flat(900)], {0: dict(target=0.5)}, bars=dict(lot=1.0, events=[(2, 0, SPLIT, 0.1)]))
+    assert r.account["qty"] == [0] and r.equity[-1] == pytest.approx(10_000)
+    assert r.trades[0].exit_reason == "split" and not r.trades[0].open
 
 
 def test_reverse_split_that_leaves_nothing_to_order_cancels_it():
@@ -457,6 +478,14 @@ def test_band_does_not_reenter_after_a_stop():
 def test_max_weight():
     r = run([flat(100), flat(100)], LONG, initial=1000.0, sizing=dict(fraction=1.0), limits=dict(max_weight=0.3))
     assert short(r) == [(1, 3, 100, "target")]
+
+
+def test_max_weight_is_a_size_that_rebalancing_comes_back_to():
+    # 3 units are 0.3 of 1000; at 200 they are 600 of 1300: 0.3 of 1300 at 200 is 1.95
+    rows = [flat(100), flat(100), flat(200), flat(200)]
+    r = run(rows, {t: dict(target=1) for t in range(4)}, initial=1000.0, sizing=dict(fraction=1.0),
+            limits=dict(max_weight=0.3), band=0.05)  # fmt: skip
+    assert short(r)[1:] == [(3, -1.05, 200, "target")]
 
 
 def test_gross_cap_cuts_the_later_symbol():
@@ -534,6 +563,13 @@ def test_ruin_halts_for_good():
     assert short(r)[1:] == [(3, -20, 40, "liquidation")] and r.account["halted"] and r.equity[-1] == -200
 
 
+def test_nothing_but_rounding_left_is_ruin():
+    # all the money in a symbol that is delisted at 0: what is left is 1000 - 9.87 * (1000 / 9.87), which need not be 0
+    rows = [[flat(9.87)], [flat(9.87)], [None], [None]]
+    r = run(rows, LONG, initial=1000.0, sizing=dict(fraction=1.0), bars=dict(events=[(2, 0, DELISTING, 0.0)]))
+    assert abs(r.equity[-1]) < 1e-9 and r.account["halted"]
+
+
 def test_at_end_close_and_mark():
     rows = [flat(100), flat(100), flat(110)]
     r = run(rows, LONG, costs=dict(spread_bps=20), at_end="close")
@@ -553,6 +589,12 @@ def test_fill_at_close_leaves_limits_and_stops_to_the_next_bar():
     assert short(run(rows, {0: dict(target=1, limit=99)}, fill="close")) == [(1, 10, 99, "target")]
     r = run(rows, {0: dict(target=1, stop=98)}, fill="close")
     assert short(r) == [(0, 10, 100, "target"), (1, -10, 98, "stop")]
+
+
+def test_fill_at_close_is_a_bar_on_which_the_order_could_fill():
+    rows, wish = [flat(100, 40.0)] * 3, dict(target=1, expire=2)
+    r = run(rows, {0: wish}, fill="close", participation=0.1)
+    assert [f.t for f in r.fills] == [0, 1] and statuses(r) == ["expired"]
 
 
 def test_forced_exit_waits_for_the_next_open_also_with_fill_at_close():
@@ -614,7 +656,7 @@ def test_fills_respect_bars_lots_and_participation(case):
     r, bars = run_reference(*case.arguments), case.bars
     used = Counter()
     for f in r.fills:
-        if f.reason in ("end", "delisted"):
+        if f.reason in ("end", "delisted", "split"):
             continue
         o, h, lo, c, volume = bars.raw[f.t, f.j]
         assert bars.flags[f.t, f.j] & 3 == 3 and lo <= f.ref <= h
@@ -633,9 +675,8 @@ def test_random_cases_reach_every_path():
         r = run_reference(*random_case(random.Random(seed)).arguments)
         seen.update(f.reason for f in r.fills)
         seen.update(o.status for o in r.orders)
-    wanted = (
-        "target stop take trail breaker daily_loss liquidation delisted end filled cancelled refused expired working"
-    )
+    wanted = "target stop take trail breaker daily_loss liquidation delisted end split "
+    wanted += "filled cancelled refused cut expired working"
     assert all(seen[word] >= 3 for word in wanted.split()), seen
 
 

@@ -17,6 +17,7 @@ from tradebench.backtest.sweep import allowed, draw, grid, metric, sweep
 from tradebench.data.simulator import simulate
 from tradebench.errors import EngineError, StrategyError
 from tradebench.features.indicator import SMA, sma
+from tradebench.jit import cache_dir
 from tradebench.params import param
 
 COSTS = tb.Costs(fee_bps=2, spread_bps=1)
@@ -177,13 +178,13 @@ def test_target_out_of_range_is_an_error(bars):
     class Wild:
         "Asks for too much"
 
-        size = param(1.0, 0.0, 5.0, "target")
+        ask = param(1.0, 0.0, 5.0, "target")
 
         def step(s, p, row):
-            return tb.decide(p.size)
+            return tb.decide(p.ask)
 
     with pytest.raises(EngineError, match=r"outside \[-1, 1\]"):
-        sweep(Wild, bars, costs=COSTS, progress=False, size=[0.5, 2.0])
+        sweep(Wild, bars, costs=COSTS, progress=False, ask=[0.5, 2.0])
 
 
 PROGRAM = """
@@ -197,6 +198,7 @@ t.sweep(t.SweptCross, bars, costs=t.COSTS, progress=False, workers=2, fast=range
 
 
 def test_killed_sweep_goes_on_where_it_was(tmp_path, monkeypatch):
+    (tmp_path / "kernels").symlink_to(cache_dir())  # compiled code need not be made again
     env = os.environ | {"TRADEBENCH__DATA__CACHE": str(tmp_path)}
     program = PROGRAM.format(tests=os.path.dirname(__file__))
     for _ in range(6):  # until a kill comes between the first and the last tile
@@ -257,3 +259,22 @@ def test_headline_of_an_empty_account_is_nan_not_an_error():
 
     found = account_metrics(new_accounts(1000.0), 252.0)
     assert math.isnan(found["sharpe"][0]) and found["total_return"][0] == 0.0
+
+
+def test_sweep_is_one_row_of_the_ledger_with_its_count(bars, tmp_path, monkeypatch):
+    from tradebench import ledger
+    from tradebench.settings import settings
+
+    monkeypatch.setenv("TRADEBENCH__RUNS__LEDGER", str(tmp_path / "trials.sqlite"))
+    monkeypatch.delenv("TRADEBENCH_TRIALS", raising=False)
+    settings.cache_clear()
+    try:
+        for _ in range(2):  # the same again is no new trial
+            sweep(SweptCross, bars, costs=COSTS, progress=False, fast=[3, 5], slow=[20, 30])
+        rows = ledger.trials(counted=None)
+        assert rows.kind.tolist() == ["sweep", "sweep"] and rows["count"].tolist() == [4, 4]
+        assert ledger.count() == 4
+        sweep(SweptCross, bars, costs=COSTS, progress=False, fast=[3, 5], slow=[20, 31])
+        assert ledger.count() == 8
+    finally:
+        settings.cache_clear()

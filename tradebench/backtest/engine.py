@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['YEAR_NS', 'MARKET', 'DECIDE', 'ORDER_PHASE', 'ALL', 'DECAY', 'SLOT_SIZE', 'finance', 'corporate_actions', 'mark',
-           'close_all', 'margin_call', 'guard_account', 'wanted_units', 'drifted', 'order_from', 'exposure_of',
-           'accept', 'leave_universe', 'restate', 'increase', 'fill_at_close', 'end_positions', 'revalue', 'score',
-           'market_phase', 'order_phase', 'run']
+           'close_all', 'ruined', 'margin_call', 'guard_account', 'wanted_units', 'drifted', 'order_from',
+           'exposure_of', 'accept', 'leave_universe', 'restate', 'increase', 'fill_at_close', 'end_positions',
+           'revalue', 'score', 'market_phase', 'order_phase', 'run']
 
 # %% ../../nbs/backtest/02_engine.ipynb #30513513
 from .costs import fee_of
@@ -107,6 +107,12 @@ def close_all(a, slots, t, reason, orders):
 
 
 @kernel
+def ruined(a):
+    "Whether nothing is left, but for rounding"
+    return a.equity <= DUST * a.initial
+
+
+@kernel
 def margin_call(a, slots, o):
     "Whether equity has fallen to the maintenance share of gross exposure"
     gross = 0.0
@@ -121,7 +127,7 @@ def guard_account(a, slots, t, o, r, orders):
     reason = 0
     if a.liquidate and a.held == 0:
         a.liquidate = 0
-    if a.equity <= 0.0 and a.halted != 2:
+    if ruined(a) and a.halted != 2:
         a.halted, reason = 2, LIQUIDATION
     elif o.maintenance > 0.0 and not a.liquidate and margin_call(a, slots, o):
         a.liquidate, reason = 1, LIQUIDATION
@@ -345,7 +351,7 @@ def market_phase(
     if a.working or a.guarded:
         fill_bar(a, slots, costs, o, raw, flags, t, fills, trades, orders)
     mark(a, slots, raw, seen, factor, flags, t, events.shape[0] > 0, tracked)
-    if a.held or a.liquidate or r.watched or a.equity <= 0.0:
+    if a.held or a.liquidate or r.watched or ruined(a):
         guard_account(a, slots, t, o, r, orders)
 
 

@@ -394,7 +394,7 @@ def execute(a, slots, j, c, o, raw, flags, t, at_close, ref, market, inside, fil
         drop_order(a, s, CUT if s.o_filled != 0.0 else REFUSED, orders)
         return
     side = 1.0 if q > 0.0 else -1.0
-    opens = s.qty == 0.0 or s.qty * q > 0.0 or abs(q) > abs(s.qty)
+    opens = s.qty * q >= 0.0 or abs(q) > abs(s.qty) * (1.0 + DUST)
     price, spread, impact = fill_price(s, c, o, ref, side, abs(q), volume, market, opens)
     s.used += abs(q)
     s.o_filled += q

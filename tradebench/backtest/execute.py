@@ -169,7 +169,9 @@ def _progress(title: str, on: bool):
 
     cells = len(json.loads(runner().read_text(encoding="utf-8"))["cells"]) + 1
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    quiet = not (console.is_terminal or console.is_jupyter)
+    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
         task = bar.add_task(f"{title}: kernel", total=cells)
 
         def step(cell):

@@ -22,6 +22,7 @@ import numpy as np
 
 from .. import registry
 from .job import Job, Outcome
+from ..strategies.strategy import snake
 
 # %% ../../nbs/backtest/10_manifest.ipynb #3fd992f3
 def result_hash(result) -> str:
@@ -84,7 +85,7 @@ def new_id(job: Job) -> str:
     "Name for a run: date, time, strategy, data and six random digits, so that two runs of one second differ"
     data = job.data[0] if isinstance(job.data, list) else job.data
     data = data.rpartition(":")[2] if registry.is_address(data) else Path(data).name.split(".")[0]
-    words = [registry.split_address(job.strategy)[1], data]
+    words = [snake(registry.split_address(job.strategy)[1]), data]
     safe = "-".join("".join(c if c.isalnum() or c == "_" else "_" for c in w)[:24] for w in words)
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{safe}-{secrets.token_hex(3)}"
 

@@ -395,6 +395,7 @@ def sweep(
     if progress:
         print(plan, flush=True)
     accounts, states = _work(sims, columns, count, plan, metrics, resume, progress)
+    _enter(sims, columns, plan.points, bars)
     frame = _frame(sims, columns, count, accounts, states, metrics, list(models) != [None], list(markets) != [None])
     names = [k for k in frame.columns if k not in (*columns, "symbol", "costs_model")]
 
@@ -463,6 +464,22 @@ def _in_threads(do, jobs, total, plan, progress):
         finally:
             for f in running:
                 f.cancel()
+
+
+def _enter(sims, columns, points: int, bars) -> None:
+    "One row of the trial ledger, which counts all points"
+    from tradebench.ledger import digest, record
+
+    first = sims[0][2]
+    cls = type(first.strategy)
+    # distinct values for the reader; the hash of all sets keeps other samples of the same values apart
+    params = {k: sorted(map(str, set(v.tolist())))[:50] for k, v in columns.items()}
+    params["sets"] = digest({k: v.tolist() for k, v in columns.items()})
+    options = dict(
+        options=asdict(first.options), sizing=asdict(first.sizing), limits=asdict(first.limits), initial=first.initial
+    )
+    costs = [[symbol, model, [asdict(c) for c in s.costs]] for symbol, model, s in sims]
+    record("sweep", cls.name(), cls.code_hash(), params, bars, costs=costs, options=options, count=points)
 
 
 def _kept_at(sims, columns, tile) -> Path:

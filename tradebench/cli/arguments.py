@@ -14,7 +14,7 @@ import typer
 
 from ..errors import DataError, StrategyError
 
-# %% ../../nbs/cli/01_arguments.ipynb #ad6d2afa
+# %% ../../nbs/cli/01_arguments.ipynb #fb6af2ef
 _ADDRESS = "a catalogue name, or package.module:Name, file.py:Name, notebook.ipynb:Name"
 Strategy = Annotated[str, typer.Argument(metavar="STRATEGY", help=f"What decides: {_ADDRESS}.", show_default=False)]
 DataSets = Annotated[
@@ -50,7 +50,7 @@ Bounds = Annotated[
     str,
     typer.Option(
         metavar="TEXT", show_default="none",
-        help="Limits as shares of equity: max_drawdown=0.2,daily_loss=0.05,max_gross=1.5,max_weight=0.5,max_net=1.",
+        help="Limits as shares of equity: max_drawdown=0.2,max_gross=1.5 (also daily_loss, max_net, max_weight).",
     ),
 ]  # fmt: skip
 EngineOptions = Annotated[

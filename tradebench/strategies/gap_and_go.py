@@ -11,7 +11,7 @@ from ..params import param
 from .intraday import ends_soon
 from .strategy import decide, flat, hold, strategy
 
-# %% ../../nbs/strategies/06_gap_and_go.ipynb #b56400bd
+# %% ../../nbs/strategies/06_gap_and_go.ipynb #8af8983e
 @strategy
 class GapAndGo:
     "Goes with an opening gap that holds; the stop is the last close before the gap."
@@ -28,6 +28,7 @@ class GapAndGo:
         session=-1,
         left=0,
         spacing=0,
+        fresh=0,
         open=0.0,
         high=0.0,
         low=0.0,

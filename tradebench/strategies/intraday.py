@@ -12,20 +12,24 @@ from ..jit import kernel
 from ..params import param
 from .strategy import decide, flat, hold, strategy
 
-# %% ../../nbs/strategies/04_intraday.ipynb #0cfd9a56
+# %% ../../nbs/strategies/04_intraday.ipynb #a1fbf2f4
 @kernel
 def ends_soon(s, row, minutes):
     """Whether the session ends within `minutes`, or before a decision of the next bar could still fill in it.
 
-    Needs the fields `session`, `left` and `spacing` in the state `s`; call it once a bar, before `s.session` is set. After a hole in the bars
-    the spacing is that hole, so the answer is on the safe side.
+    Needs the fields `session`, `left`, `spacing` and `fresh` in the state `s`; call it once a bar, before `s.session` is set. The spacing is
+    the longest of the session, on its first bar that of the session before: the last bar of a session may be shorter than the others, and
+    after a hole in the bars the answer is on the safe side.
     """
-    if row.session == s.session:
-        s.spacing = s.left - row.to_close
+    if row.session != s.session:
+        s.fresh = 1
+    else:
+        s.spacing = s.left - row.to_close if s.fresh else max(s.spacing, s.left - row.to_close)
+        s.fresh = 0
     s.left = row.to_close
     return row.to_close <= max(60 * minutes, s.spacing)
 
-# %% ../../nbs/strategies/04_intraday.ipynb #ce580677
+# %% ../../nbs/strategies/04_intraday.ipynb #5f1d290b
 @strategy
 class Intraday:
     "Follows the first break of the opening range when VWAP and trend agree; flat before the session ends."
@@ -38,7 +42,7 @@ class Intraday:
     leave = param(5, 1, 120, "minutes before the close when a position is closed")
     shorts = param(True, meaning="sell short too")
     where = "leave <= last"
-    state = dict(vwap=VWAP(), ema=EMA("trend"), session=-1, left=0, spacing=0, top=0.0, bottom=0.0, used=0)
+    state = dict(vwap=VWAP(), ema=EMA("trend"), session=-1, left=0, spacing=0, fresh=0, top=0.0, bottom=0.0, used=0)
 
     def step(s, p, row):
         mean = vwap(s.vwap, row.high, row.low, row.close, row.volume, float(row.session))
