@@ -43,7 +43,9 @@ def market(kind: str):
     if kind == "daily":
         return prepare(load("AAPL", start="2003-06-01", end="2006-06-30"))
     if kind == "daily_many":
-        return prepare(holes(load("stocks5", start="2003-06-01", end="2006-06-30", symbols=["GOOG", "AAPL", "IBM"]), 0.03, 1))
+        return prepare(
+            holes(load("stocks5", start="2003-06-01", end="2006-06-30", symbols=["GOOG", "AAPL", "IBM"]), 0.03, 1)
+        )
     if kind == "round_the_clock":
         return prepare(simulate(sessions=25, seed=1, freq="30min", calendar="24/7")[0])
     if kind == "round_the_clock_many":

@@ -16,7 +16,7 @@ PRESENT, TRADED, IN_UNIVERSE = 1, 2, 4
 DIVIDEND, SPLIT, DELISTING = 1, 2, 3
 LAMBDA = 0.94
 TOL = 1e-12  # slack of the cash rule: rounding of sums must not refuse an order that fits exactly
-ZERO = 1e-12  # what is smaller than this share of a trade's value or of an order is rounding
+ZERO = 1e-12  # what is smaller than this share of the account, of a trade or of an order is rounding
 DUST = 1e-9  # a quantity smaller than this share of its order (or a lot) is rounding, not an order
 
 
@@ -158,6 +158,8 @@ class Trade:
         return self.pnl / (self.qty * self.entry_price * self.multiplier)
 
     def excursions(self):
+        if self.entry_price == 0:
+            return 0.0, 0.0
         up, down = self.high / self.entry_price - 1, self.low / self.entry_price - 1
         worst, best = (down, up) if self.side > 0 else (-up, -down)
         return min(0.0, worst), max(0.0, best)
@@ -498,6 +500,8 @@ class Reference:
         half = c.spread_bps / 2 if increases or self.options.spread_on == "fills" else 0.0
         slip = c.slippage_bps + c.slippage_vol * vol * 1e4
         impact = c.impact * vol * math.sqrt(qty / volume) * 1e4 if volume > 0 else 0.0
+        if side < 0 and half + slip + impact > 1e4:  # a sale may bring nothing, never less
+            half, slip, impact = (x * 1e4 / (half + slip + impact) for x in (half, slip, impact))
         exact = ref * (1 + side * (half + slip + impact) / 1e4)
         price = round_tick(exact, s.tick, side)
         return price, ref * half / 1e4, ref * slip / 1e4 + side * (price - exact), ref * impact / 1e4
@@ -519,7 +523,7 @@ class Reference:
             qty = less + extra
             price = self.price(t, j, side, qty, ref, market, True)[0]
             cash = self.cash - side * qty * price * s.multiplier - self.fee(qty, qty * price * s.multiplier)
-            own = (s.qty + side * qty) * price * s.multiplier
+            own = (s.qty + side * qty) * ref * s.multiplier
             equity = cash + own + sum(values)
             return abs(own) + sum(abs(v) for v in values) <= self.options.leverage * equity * (1 + TOL)
 
@@ -777,15 +781,16 @@ class Reference:
         if abs(units) <= most:
             return units
         kept = abs(s.qty) if s.qty * side > 0 else 0.0  # what is held already is never cut
-        more = most - kept
-        return side * (kept + (floor_lot(more, s.lot) if more > DUST * abs(units) else 0.0))
+        return side * (kept + floor_lot(max(most - kept, 0.0), s.lot))
 
     def accept(self, t, j, wish, units):
         s = self.symbols[j]
         changed = wish.target != s.last_target
         s.last_target = wish.target
         s.blocked = s.blocked and not changed
-        if units == s.qty or same(units, s.qty):
+        dust = ZERO * self.peak / (s.mark * s.multiplier)
+        units = units if abs(units) > dust else 0.0
+        if abs(units - s.qty) <= dust:
             if changed and s.order:
                 self.drop(s, "cancelled")
             self.restate(t, j, wish)

@@ -19,7 +19,14 @@ def bars(symbols=("AAPL",), first="2005-01-03", last="2009-12-31", hash="d0", so
     return SimpleNamespace(symbols=symbols, ts=ts, hash=hash, source=source, freq=freq)
 
 
-BASE = dict(kind="run", strategy="sma_cross", code_hash="c0", params=dict(fast=10), costs=[dict(fee=1)], options=dict(fill="open"))
+BASE = dict(
+    kind="run",
+    strategy="sma_cross",
+    code_hash="c0",
+    params=dict(fast=10),
+    costs=[dict(fee=1)],
+    options=dict(fill="open"),
+)
 
 
 @pytest.fixture
@@ -64,12 +71,16 @@ def test_a_sweep_is_one_row_with_its_count(file):
     assert count(path=file) == 4951 and list(trials(path=file)["count"]) == [4950, 1]
 
 
-@pytest.mark.parametrize("mode, kind, counted", [("record", "test", 0), ("verify", "verify", 0), ("", "run", 1), ("other", "run", 1)])
+@pytest.mark.parametrize(
+    "mode, kind, counted", [("record", "test", 0), ("verify", "verify", 0), ("", "run", 1), ("other", "run", 1)]
+)
 def test_repetitions_are_entered_and_not_counted(file, monkeypatch, mode, kind, counted):
     monkeypatch.setenv("TRADEBENCH_TRIALS", mode)
     made = enter(file)
     row = trials(path=file).iloc[0]
-    assert (row["kind"], row["counted"], made.counted) == (kind, bool(counted), bool(counted)) and count(path=file) == counted
+    assert (row["kind"], row["counted"], made.counted) == (kind, bool(counted), bool(counted)) and count(
+        path=file
+    ) == counted
 
 
 def test_a_run_after_its_uncounted_repetition_counts(file, monkeypatch):

@@ -116,7 +116,11 @@ def test_a_module_of_the_current_folder_counts(tmp_path, monkeypatch):
 def test_a_file_may_import_its_neighbours_and_read_beside_itself(tmp_path):
     (tmp_path / "my_neighbour_17.py").write_text("BELOW = 0.25\n")
     (tmp_path / "note.txt").write_text("x")
-    text = HEAD + "from my_neighbour_17 import BELOW\nopen('note.txt').close()\nprint('noise')\n" + DIP.replace("0.3", "BELOW")
+    text = (
+        HEAD
+        + "from my_neighbour_17 import BELOW\nopen('note.txt').close()\nprint('noise')\n"
+        + DIP.replace("0.3", "BELOW")
+    )
     (tmp_path / "ideas.py").write_text(text)
     here = Path.cwd()
     assert find("strategy", f"{tmp_path}/ideas.py:Dip")().values == dict(below=0.25)
@@ -225,12 +229,19 @@ def test_the_other_kinds_come_from_notebooks_too(tmp_path):
     assert find("metric", f"{nb}:mean").__name__ == "mean"
     assert find("indicator", f"{nb}:Double").__name__ == "Double"
     assert "Double" not in set(catalogue("indicator")["name"])
-    for kind, error in dict(strategy=StrategyError, indicator=StrategyError, metric=EngineError, costs=EngineError, source=DataError).items():
+    for kind, error in dict(
+        strategy=StrategyError, indicator=StrategyError, metric=EngineError, costs=EngineError, source=DataError
+    ).items():
         fails(kind, f"{nb}:number", error)
 
 
 def test_what_is_nearly_a_strategy_is_told_what_it_lacks(tmp_path):
-    nb = book(tmp_path / "n.ipynb", HEAD, DIP, "tuned = Dip(below=0.2)\nclass Bare:\n    pass\ndef plain(bars):\n    return bars.close > 0")
+    nb = book(
+        tmp_path / "n.ipynb",
+        HEAD,
+        DIP,
+        "tuned = Dip(below=0.2)\nclass Bare:\n    pass\ndef plain(bars):\n    return bars.close > 0",
+    )
     assert "name the class Dip" in fails("strategy", f"{nb}:tuned")
     assert "@strategy above" in fails("strategy", f"{nb}:Bare")
     assert "@pandas_strategy above" in fails("strategy", f"{nb}:plain")

@@ -1,6 +1,6 @@
-"""`python -m tradebench`: the same as the command `tradebench`."""
+"""`python -m tradebench` is the same as the command `tradebench`."""
 
-from tradebench.cli.main import main
+from .cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -251,16 +251,12 @@ def increase(a, slots, out, t, o, r, share, orders):
         if not s.opened:
             continue
         s.opened = 0
-        wanted = units = wanted_units(a, s, d.target, r, share)
+        units = wanted_units(a, s, d.target, r, share)
         if r.capped:
             g, e = exposure_of(s)
             gross -= g
             net -= e
-            units = within_limits(r, wanted, s.qty, s.mark * s.mult, a.equity, gross, net, s.lot)
-            if abs(units) < DUST * abs(wanted):  # room that is only rounding
-                units = 0.0
-            if abs(units - s.qty) < DUST * abs(wanted):
-                units = s.qty
+            units = within_limits(r, units, s.qty, s.mark * s.mult, a.equity, gross, net, s.lot)
         order_from(a, s, d, t, j, units, orders)
         if r.capped:
             g, e = exposure_of(s)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'OPTIONS', 'ACCOUNT_FLOATS', 'ACCOUNT_INTS', 'ACCOUNT', 'FILL', 'TRADE', 'ORDER', 'STATUS', 'WORKING',
-           'FILLED', 'CANCELLED', 'OUT_OF_TIME', 'REFUSED', 'CUT', 'NAN', 'DUST', 'Options', 'volatility_of', 'unguard',
-           'protect', 'close_trade', 'open_trade', 'book', 'fill_price', 'carried', 'largest', 'affordable',
+           'FILLED', 'CANCELLED', 'OUT_OF_TIME', 'REFUSED', 'CUT', 'NAN', 'DUST', 'SPECK', 'Options', 'volatility_of',
+           'unguard', 'protect', 'close_trade', 'open_trade', 'book', 'fill_price', 'carried', 'largest', 'affordable',
            'note_order', 'drop_order', 'round_limit', 'place', 'capped', 'execute', 'stop_level', 'exit_protected',
            'live_on', 'at_open', 'inside_bar', 'try_limit', 'count_down', 'fill_bar', 'apply_event']
 
@@ -104,7 +104,8 @@ ORDER = np.dtype(
 STATUS = ("working", "filled", "cancelled", "expired", "refused", "cut")
 WORKING, FILLED, CANCELLED, OUT_OF_TIME, REFUSED, CUT = range(len(STATUS))
 NAN = np.nan
-DUST = 1e-9  # a difference smaller than this share of an order is rounding
+DUST = 1e-9  # what is smaller than this share of an order is rounding
+SPECK = 1e-12  # and so is what is smaller than this share of the account, or of a trade
 
 # %% ../../nbs/backtest/01_exchange.ipynb #36c0a7b6
 @kernel
@@ -148,7 +149,7 @@ def close_trade(a, s, t, j, reason, trades, still_open):
         value += s.qty * s.mark
         pnl += s.qty * (s.mark - s.avg) * s.mult
     net = pnl - s.t_fees
-    if abs(net) < 1e-3 * DUST * abs(s.e_value) * s.mult:  # neither won nor lost, but for rounding
+    if abs(net) < SPECK * abs(s.e_value) * s.mult:  # neither won nor lost, but for rounding
         net = 0.0
     if a.n_trades < trades.shape[0]:
         w = trades[a.n_trades]
@@ -156,7 +157,8 @@ def close_trade(a, s, t, j, reason, trades, still_open):
         w.entry_reason, w.exit_reason, w.open = s.t_reason, reason, int(still_open)
         w.qty, w.entry_price, w.exit_price = abs(s.e_qty), entry, value / units if units != 0.0 else s.mark
         w.pnl, w.fees, w.costs = net, s.t_fees, s.t_costs
-        up, down = s.high / entry - 1.0, s.low / entry - 1.0
+        up = s.high / entry - 1.0 if entry > 0.0 else 0.0
+        down = s.low / entry - 1.0 if entry > 0.0 else 0.0
         w.mfe = max(up, 0.0) if side > 0.0 else max(-down, 0.0)
         w.mae = min(down, 0.0) if side > 0.0 else min(-up, 0.0)
     a.n_trades += 1
@@ -255,34 +257,37 @@ def fill_price(s, c, o, ref, side, units, volume, market, grows):
     spread = 0.5e-4 * c.spread_bps if (o.spread_on == 0 or grows) else 0.0
     vol = volatility_of(s)
     impact = impact_of(c, vol, units, volume)
-    price = ref * (1.0 + side * (spread + 1e-4 * c.slippage_bps + c.slippage_vol * vol + impact))
+    share = spread + 1e-4 * c.slippage_bps + c.slippage_vol * vol + impact
+    if side < 0.0 and share > 1.0:  # a sale may bring nothing, never less
+        spread, impact, share = spread / share, impact / share, 1.0
+    price = ref * (1.0 + side * share)
     return round_price(price, s.tick, side), spread, impact
 
 
 @kernel
 def carried(s, c, o, ref, side, closing, grow, volume, market, gross, equity):
     "Whether the account carries a fill that closes `closing` and adds `grow` units"
-    price, _, _ = fill_price(s, c, o, ref, side, closing + grow, volume, market, True)
+    units = closing + grow
+    price, _, _ = fill_price(s, c, o, ref, side, units, volume, market, True)
+    paid = units * abs(price - ref) * s.mult + fee_of(c, units, units * price * s.mult)
     same = 0.0 if closing > 0.0 else abs(s.qty)
-    value = price * s.mult
-    fee = fee_of(c, closing + grow, (closing + grow) * value)
-    return gross + (same + grow) * value <= o.leverage * (equity + s.qty * value - fee) * (1.0 + 1e-12)
+    value = ref * s.mult
+    return gross + (same + grow) * value <= o.leverage * (equity + s.qty * value - paid) * (1.0 + SPECK)
 
 
 @kernel
 def largest(s, c, o, ref, side, closing, grow, volume, market, gross, equity):
     "Largest increase that is `carried` when the price does not depend on it: each piece of the fee schedule solved for it"
     price, _, _ = fill_price(s, c, o, ref, side, 1.0, volume, market, True)
-    value = price * s.mult
     same = 0.0 if closing > 0.0 else abs(s.qty)
-    room = o.leverage * (equity + s.qty * value - c.fee_fixed) - gross - same * value
-    rate = c.fee_bps * 1e-4 * value + c.fee_per_unit
-    most = min(
-        (room - o.leverage * rate * closing) / (value + o.leverage * rate), (room - o.leverage * c.fee_min) / value
-    )
+    value, cost = ref * s.mult, o.leverage * abs(price - ref) * s.mult
+    room = o.leverage * (equity + s.qty * value - c.fee_fixed) - gross - same * value - cost * closing
+    value += cost
+    rate = o.leverage * (c.fee_bps * 1e-4 * price * s.mult + c.fee_per_unit)
+    most = min((room - rate * closing) / (value + rate), (room - o.leverage * c.fee_min) / value)
     if c.fee_max_bps > 0.0:
-        rate = c.fee_max_bps * 1e-4 * value
-        most = max(most, (room - o.leverage * rate * closing) / (value + o.leverage * rate))
+        rate = o.leverage * c.fee_max_bps * 1e-4 * price * s.mult
+        most = max(most, (room - rate * closing) / (value + rate))
     return min(max(most, 0.0), grow)
 
 
@@ -349,8 +354,10 @@ def round_limit(price, tick, side):
 def place(a, s, t, j, units, limit, stop, take, trail, expire, reason, orders):
     "Replace the working order by one for a position of `units`; prices are raw"
     drop_order(a, s, CANCELLED, orders)
+    dust = SPECK * a.peak / (s.mark * s.mult)
+    units = units if abs(units) > dust else 0.0
     delta = units - s.qty
-    if abs(delta) <= DUST * max(abs(units), abs(s.qty)):
+    if abs(delta) <= dust:
         if s.qty != 0.0:
             protect(a, s, stop, take, trail)
         return

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 import warnings
 from contextlib import contextmanager
@@ -37,8 +38,8 @@ def runner(name: str = "backtest.ipynb") -> Path:
     raise RunError(f"this installation of tradebench lacks runners/{name}: install it again")
 
 # %% ../../nbs/backtest/11_execute.ipynb #a7e0a112
-def _kernel(env: dict) -> type:
-    "Class of kernel managers that start this Python with `env` added to its environment"
+def _kernel(place: str, env: dict) -> type:
+    "Class of kernel managers that start this Python with `env` added to its environment; the sockets are in the folder `place`"
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
 
@@ -49,8 +50,10 @@ def _kernel(env: dict) -> type:
 
     class Manager(AsyncKernelManager):
         def __init__(self, **given):
-            transport = "tcp" if sys.platform == "win32" else "ipc"
-            super().__init__(**given | dict(kernel_spec_manager=ThisPython(), transport=transport))
+            sockets = {} if sys.platform == "win32" else dict(transport="ipc", ip=f"{place}/socket")
+            super().__init__(
+                **given | sockets | dict(kernel_spec_manager=ThisPython(), connection_file=f"{place}/kernel.json")
+            )
 
     return Manager
 
@@ -82,10 +85,11 @@ def _execute(parameters: dict, target: Path, env: dict, step) -> None:
     from papermill.exceptions import PapermillExecutionError
 
     try:
-        pm.execute_notebook(
-            str(runner()), str(target), parameters, progress_bar=False, kernel_name="python3", kernel_manager_class=_kernel(env),
-            on_cell_start=lambda cell, cell_index: step(cell), start_timeout=120,
-        )  # fmt: skip
+        with tempfile.TemporaryDirectory(prefix="tradebench-") as place:
+            pm.execute_notebook(
+                str(runner()), str(target), parameters, progress_bar=False, kernel_name="python3", kernel_manager_class=_kernel(place, env),
+                on_cell_start=lambda cell, cell_index: step(cell), start_timeout=120,
+            )  # fmt: skip
     except PapermillExecutionError as e:
         known = getattr(errors, e.ename, None)
         if isinstance(known, type) and issubclass(known, TradebenchError):
@@ -192,9 +196,9 @@ def _target(out, run_id: str) -> Path:
 
 def execute_job(job: Job, out, progress: bool, env: dict) -> Path:
     "Run folder made by the notebook for `job`, with `env` added to the environment of its kernel"
-    job = settled(job)
     check(job)
-    job, start = replace(job, run_id=job.run_id or new_id(job)), time.perf_counter()
+    job, start = settled(job), time.perf_counter()
+    job = replace(job, run_id=job.run_id or new_id(job))
     target = _target(out, job.run_id)
     parameters = {k: v for k, v in replace(job, out="").plain().items() if v not in ("", {}, 0)}
     env = dict(PLOTLY_RENDERER="plotly_mimetype") | env

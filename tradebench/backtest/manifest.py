@@ -109,7 +109,7 @@ def manifest(outcome: Outcome) -> dict:
     trial = dict(zip(("id", "counted", "reason"), outcome.trial, strict=True))
     return dict(
         format=1, id=job.run_id or new_id(job), created=datetime.now(UTC).isoformat(timespec="seconds"),
-        job=job.plain() | dict(out="", run_id=""),
+        job=job.plain() | dict(out="", run_id=""), folder=str(Path.cwd()),
         strategy=dict(name=r.strategy, code_hash=r.code_hash, engine_hash=fingerprint(run.fn)), params=r.params, data=data,
         costs=dict(zip(b.symbols, r.costs_model, strict=True)), options=r.options, sizing=r.sizing, limits=r.limits,
         initial=r.initial, periods_per_year=r.periods_per_year, seeds=dict(python=job.seed, numpy=job.seed),

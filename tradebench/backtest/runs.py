@@ -8,6 +8,7 @@ __all__ = ['Run', 'load_run', 'runs', 'compare', 'Verification', 'from_json_deep
 # %% ../../nbs/backtest/12_runs.ipynb #59b5d7ab
 import json
 import warnings
+from contextlib import chdir
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -253,7 +254,8 @@ def verify(run, folder=None, *, progress: bool = True) -> Verification:
     import tempfile
 
     old = load_run(run, folder)
-    with tempfile.TemporaryDirectory() as place:
+    home = Path(old.manifest["folder"])  # where a module's name was looked up
+    with tempfile.TemporaryDirectory() as place, chdir(home if home.is_dir() else "."):
         try:
             made = execute_job(_again(old.manifest), Path(place) / "again", progress, dict(TRADEBENCH_TRIALS="verify"))
         except TradebenchError as e:

@@ -319,7 +319,7 @@ def growth(rows: int) -> None:
         backtest(strategy, bars).metrics  # noqa: B018
     print(json.dumps(dict(before=before, growth=memory() - before)))
 
-# %% ../../nbs/cli/05_bench.ipynb #339bdcde
+# %% ../../nbs/cli/05_bench.ipynb #5302a854
 _SUITES = {  # name -> (function, rows, does it compare)
     "engine": (engine, ROWS, True), "sweep": (sweep, SWEEP_ROWS, True), "import": (imports, 0, False),
     "live": (live, 20_000, False), "memory": (flat, 20_000, False),
@@ -329,8 +329,12 @@ _SUITES = {  # name -> (function, rows, does it compare)
 @app.command("bench")
 def bench(
     what: Annotated[str, typer.Argument(help="engine, sweep, import, live, memory or all.")] = "all",
-    rows: Annotated[int, typer.Option(help="Bars to run on; 0: as the targets say.", min=0, show_default=False)] = 0,
-    repeats: Annotated[int, typer.Option(help="Measurements; the least counts, the median is shown.", min=1)] = 7,
+    rows: Annotated[
+        int, typer.Option(metavar="N", help="Bars to run on.", min=0, show_default="as the targets say")
+    ] = 0,
+    repeats: Annotated[
+        int, typer.Option(metavar="N", help="Measurements; the least counts, the median is shown.", min=1)
+    ] = 7,
     compare: Annotated[
         bool, typer.Option(help="Do the same work with vectorbt and its Rust engine, if installed.")
     ] = True,

@@ -125,7 +125,7 @@ def backtest(
     if show:
         open_report(run)
 
-# %% ../../nbs/cli/02_research.ipynb #6303b38e
+# %% ../../nbs/cli/02_research.ipynb #34c057c8
 def load_bars(job):
     "Prepared bars of a `Job`"
     from tradebench import load, prepare, registry
@@ -135,6 +135,17 @@ def load_bars(job):
     else:
         frame = load(job.data, start=job.start or None, end=job.end or None, **job.load)
     return prepare(frame)
+
+
+def _check_metric(name: str) -> None:
+    "A misspelt metric is to be found out before the sweep, not after it"
+    import numpy as np
+
+    from tradebench.backtest.exchange import ACCOUNT
+    from tradebench.backtest.simulation import account_metrics
+
+    if name not in (known := account_metrics(np.zeros(1, ACCOUNT), 1.0)):
+        raise RunError(unknown("metric", name, known, "(of a sweep)"))
 
 
 @app.command("sweep")
@@ -206,6 +217,7 @@ def sweep(
     job = settled(Job(strategy=strategy, data=arg.datasets(data), start=start, end=end, costs=costs, sizing=sizing, limits=limits,
         options=options, initial=initial, load=load))  # fmt: skip
     found = check(job)
+    _check_metric(by)
     more = {k: found[k] for k in ("costs", "sizing", "limits", "options", "initial")}
     how = dict(samples=samples or None, seed=seed, workers=workers or None)
     with redirect_stdout(sys.stderr):  # what it says about the work
