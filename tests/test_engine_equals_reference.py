@@ -86,7 +86,9 @@ def scales(case, table) -> dict:
     fills = table["fills"]
     money = case.initial + 5 * max((abs(f["qty"] * f["ref"]) for f in fills), default=0.0)
     units = money / min((f["ref"] for f in fills if f["ref"] > 0), default=1.0)
-    return dict.fromkeys("pnl fees costs fee spread slippage impact value".split(), money) | dict(qty=units, filled=units)
+    return dict.fromkeys("pnl fees costs fee spread slippage impact value".split(), money) | dict(
+        qty=units, filled=units
+    )
 
 
 def differences(case, ours, theirs) -> list:
@@ -201,7 +203,9 @@ def test_rows_are_never_lost():
     bar = (100.0, 101.0, 99.0, 100.0, np.nan)
     wishes = {t: dict(target=(-1.0) ** t) for t in range(1500)}
     for fill in ("close", "next_open"):
-        case = Case(bars_of([bar] * 1500), decisions_of(1500, wishes), Costs(), Sizing(), Options(fill=fill), Limits(), 1e4)
+        case = Case(
+            bars_of([bar] * 1500), decisions_of(1500, wishes), Costs(), Sizing(), Options(fill=fill), Limits(), 1e4
+        )
         sim = finished(case)
         assert len(sim.result()._fills) == sim.account["n_fills"] >= 1499
         assert not compare(case)

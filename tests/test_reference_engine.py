@@ -236,7 +236,10 @@ def test_closing_order_passes_its_levels_too():
 
 def test_target_of_the_order_that_survives_a_stop_stands():
     # stopped at 2 and turned short at the same open; the target is -1 then, also with reentry="always", so 0 closes it
-    rows, wishes = [flat(100), flat(100), flat(90), flat(90)], {0: dict(target=1, stop=95), 1: dict(target=-1), 2: dict(target=0)}
+    rows, wishes = (
+        [flat(100), flat(100), flat(90), flat(90)],
+        {0: dict(target=1, stop=95), 1: dict(target=-1), 2: dict(target=0)},
+    )
     assert short(run(rows, wishes, reentry="always"))[2:] == [(2, -10, 90, "target"), (3, 10, 90, "target")]
 
 

@@ -38,9 +38,10 @@ def book(path, source):
 
 
 def project(folder):
-    "A user's project: a strategy in a notebook, prices in a file"
+    "A user's project: a strategy in a notebook and in a module, prices in a file"
     folder.mkdir(parents=True)
     book(folder / "ideas.ipynb", IDEA)
+    (folder / "desk.py").write_text(IDEA)
     frame = load("MSFT", start="2010", end="2011")
     frame.rename_axis("date").set_axis(frame.index.strftime("%Y-%m-%d")).to_csv(
         folder / "prices.csv", index_label="date"
@@ -76,7 +77,8 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pair(place):
     "Two runs that were started at the same moment, into one folder"
-    jobs = [start(place, strategy="ideas.ipynb:Dip", params=dict(below=b), **CSV) for b in (0.3, 0.2)]
+    asked = [("ideas.ipynb:Dip", 0.3), ("desk:Dip", 0.2)]
+    jobs = [start(place, strategy=s, params=dict(below=b), **CSV) for s, b in asked]
     out = [j.communicate(timeout=120) for j in jobs]
     assert [j.returncode for j in jobs] == [0, 0], out
     assert all(err == "" for _, err in out)  # nothing but the path is said
@@ -183,7 +185,7 @@ def test_a_run_is_verified_from_another_folder_and_under_other_settings(pair, tm
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TRADEBENCH__BACKTEST__FEE_BPS", "50")
     before = len(runs())
-    told = verify(pair[0].id, progress=False)
+    told = verify(pair[1].id, progress=False)
     assert told.ok and bool(told) and not told.differences and "the same code" in repr(told), told
     assert len(runs()) == before and list(tmp_path.iterdir()) == []
     assert trials().iloc[-1]["kind"] == "verify"
@@ -297,7 +299,12 @@ def test_a_killed_run_leaves_only_what_the_next_one_cleans_up(tmp_path):
     os.kill(job.pid, signal.SIGKILL)
     job.communicate()
     assert len(runs(tmp_path / "r")) == 0 and not (tmp_path / "r" / "run").exists()
-    assert len(clean_up(tmp_path / "r")) == 1 and list((tmp_path / "r").iterdir()) == []
+    sockets = Path(next((tmp_path / "r").glob(".*.tmp/.lock")).read_text())
+    assert (
+        len(clean_up(tmp_path / "r")) == 1
+        and not (sockets.name and sockets.exists())
+        and list((tmp_path / "r").iterdir()) == []
+    )
     assert psutil.wait_procs(kernel, timeout=15)[1] == []  # the kernel sees that nobody is there
 
 

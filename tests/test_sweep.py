@@ -178,13 +178,13 @@ def test_target_out_of_range_is_an_error(bars):
     class Wild:
         "Asks for too much"
 
-        ask = param(1.0, 0.0, 5.0, "target")
+        size = param(1.0, 0.0, 5.0, "target")
 
         def step(s, p, row):
-            return tb.decide(p.ask)
+            return tb.decide(p.size)
 
     with pytest.raises(EngineError, match=r"outside \[-1, 1\]"):
-        sweep(Wild, bars, costs=COSTS, progress=False, ask=[0.5, 2.0])
+        sweep(Wild, bars, costs=COSTS, progress=False, size=[0.5, 2.0])
 
 
 PROGRAM = """

@@ -92,7 +92,7 @@ def mark(a, slots, raw, seen, factor, flags, t, adjusted, track_vol):
             equity += s.qty * s.mark * s.mult
     a.equity = equity
 
-
+# %% ../../nbs/backtest/02_engine.ipynb #ee5cdd06
 @kernel(inline=False)
 def close_all(a, slots, t, reason, orders):
     "Cancel what works and order every position closed; an exit that already works goes on"
@@ -210,7 +210,7 @@ def accept(a, slots, out, flags, t, o, r, orders):
     if later:
         increase(a, slots, out, t, o, r, share, orders)
 
-
+# %% ../../nbs/backtest/02_engine.ipynb #65a1071f
 @kernel(inline=False)
 def leave_universe(a, s, t, j, orders):
     "A symbol that left the universe is sold at market, and what would open it is cancelled"
@@ -297,7 +297,7 @@ def end_positions(a, slots, costs, o, raw, flags, t, fills, trades, orders):
         elif s.qty != 0.0:
             close_trade(a, s, t, j, END, trades, True)
 
-
+# %% ../../nbs/backtest/02_engine.ipynb #eefa30b5
 @kernel
 def revalue(a, slots):
     "Equity at the marks"

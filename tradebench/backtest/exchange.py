@@ -19,7 +19,7 @@ from .costs import fee_of, impact_of, round_price
 from ..errors import EngineError
 from ..jit import kernel
 from ..risk.sizing import to_lot
-from ..strategies.strategy import DELISTED, SPLIT, STOP, TAKE, TARGET, TRAIL
+from ..strategies.strategy import DELISTED, SPLIT, STOP, TAKE, TRAIL
 
 # %% ../../nbs/backtest/01_exchange.ipynb #03f3ff17
 CHOICES = dict(
@@ -183,7 +183,7 @@ def open_trade(a, s, t, q, price, reason):
     s.e_qty, s.e_value = q, q * price
     a.held += 1
 
-
+# %% ../../nbs/backtest/01_exchange.ipynb #4b32e1b8
 @kernel(inline=False)
 def book(a, s, t, j, q, ref, price, fee, spread, impact, reason, order, fills, trades):
     """Enter a fill of `q` units (signed) into account and position.
@@ -263,7 +263,7 @@ def fill_price(s, c, o, ref, side, units, volume, market, grows):
     price = ref * (1.0 + side * share)
     return round_price(price, s.tick, side), spread, impact
 
-
+# %% ../../nbs/backtest/01_exchange.ipynb #476be5bc
 @kernel
 def carried(s, c, o, ref, side, closing, grow, volume, market, gross, equity):
     "Whether the account carries a fill that closes `closing` and adds `grow` units"
@@ -434,7 +434,7 @@ def stop_level(s):
         return s.p_stop, False
     return level, True
 
-
+# %% ../../nbs/backtest/01_exchange.ipynb #6de13d70
 @kernel(inline=False)
 def exit_protected(a, slots, j, c, o, raw, flags, t, ref, reason, fills, trades, orders):
     "A stop or take was hit: close the whole position at reference price `ref`"

@@ -79,13 +79,18 @@ def _papermill():
     return papermill
 
 
+_LOCK = ".lock"  # in the folder of a run that is being written; holds the path of its sockets
+_SOCKETS = "tradebench-kernel-"
+
+
 def _execute(parameters: dict, target: Path, env: dict, step) -> None:
     "Execute the runner with papermill into `target`; `step(cell)` is called before each cell. Raises TradebenchError in one line."
     pm = _papermill()
     from papermill.exceptions import PapermillExecutionError
 
     try:
-        with tempfile.TemporaryDirectory(prefix="tradebench-") as place:
+        with tempfile.TemporaryDirectory(prefix=_SOCKETS) as place:
+            (target.parent / _LOCK).write_text(place)  # for whoever cleans up, should this process be killed
             pm.execute_notebook(
                 str(runner()), str(target), parameters, progress_bar=False, kernel_name="python3", kernel_manager_class=_kernel(place, env),
                 on_cell_start=lambda cell, cell_index: step(cell), start_timeout=120,
@@ -99,9 +104,6 @@ def _execute(parameters: dict, target: Path, env: dict, step) -> None:
         raise RunError(f"the kernel of the run ended by itself ({e}): out of memory?") from e
 
 # %% ../../nbs/backtest/11_execute.ipynb #ddcb632c
-_LOCK = ".lock"
-
-
 def _locked(file) -> bool:
     "Whether the open `file` is now locked by this process"
     try:
@@ -124,7 +126,10 @@ def clean_up(folder: Path) -> list:
             continue  # not ours
         with lock.open() as f:
             abandoned = _locked(f) or time.time() - lock.stat().st_mtime > 7 * 86400
+            sockets = Path(f.read().strip() or ".")
         if abandoned:
+            if sockets.name.startswith(_SOCKETS):
+                shutil.rmtree(sockets, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
             gone.append(old.name)
     return gone
@@ -220,7 +225,9 @@ def _forget_folder(notebook: Path) -> None:
             cell["source"] = [
                 x for x in "".join(cell["source"]).splitlines(True) if not x.startswith(("out =", "run_id ="))
             ]
-    book["metadata"]["papermill"]["parameters"].pop("out")
+    about = book["metadata"]["papermill"]
+    about["parameters"].pop("out")
+    about |= dict(input_path=f"runners/{notebook.name}", output_path=notebook.name)
     notebook.write_text(json.dumps(book, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -142,7 +142,7 @@ class Job:
         return asdict(self)
 
     def __repr__(self):
-        given = {k: v for k, v in asdict(self).items() if v not in ("", {}, 0, 0.0, [])}
+        given = {k: v for k, v in asdict(self).items() if k != "out" and v not in ("", {}, 0, [])}
         return "\n".join(f"{k:9} {words(v)}" for k, v in given.items())
 
 

@@ -275,6 +275,7 @@ def to_vectorbt(result):
     records["side"] = (f["qty"] < 0).astype(int)
     close = pd.DataFrame(result.close_values, result.index, columns=list(result.bars.symbols))
     grouped = len(result.bars.symbols) > 1
+    close = close if grouped else close.iloc[:, 0]
     wrapper = vbt.ArrayWrapper.from_obj(close, group_by=True if grouped else None, freq="1D")
     return vbt.Portfolio(
         wrapper,

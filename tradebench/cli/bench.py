@@ -21,7 +21,7 @@ import typer
 from .shell import app, note
 from ..errors import RunError
 
-# %% ../../nbs/cli/05_bench.ipynb #13e46272
+# %% ../../nbs/cli/05_bench.ipynb #77fdcd62
 FAST, SLOW, ROWS = 20, 100, 1_000_000
 SWEEP_ROWS, FASTS, SLOWS = 10_000, range(2, 101), range(101, 151)  # 99 x 50 = 4,950 pairs
 
@@ -52,12 +52,15 @@ def agree(what: str, ours, theirs, rtol: float = 1e-9) -> float:
     import numpy as np
 
     a, b = np.asarray(ours, float), np.asarray(theirs, float)
-    both = np.isfinite(a) & np.isfinite(b)
-    gap = float(np.max(np.abs(a - b)[both] / np.maximum(np.abs(b[both]), 1e-12), initial=0.0))
-    if a.shape != b.shape or not gap <= rtol:
-        raise RunError(
-            f"bench: {what} differs by {gap:.3g} (relative), allowed is {rtol:g}: there is no figure for a wrong result"
-        )
+    same, gap = a.shape == b.shape, float("nan")
+    if same:
+        alike = (a == b) | (np.isnan(a) & np.isnan(b))
+        with np.errstate(invalid="ignore"):
+            gaps = np.where(alike, 0.0, np.abs(a - b) / np.maximum(np.abs(b), 1e-12))
+        gap = float(np.max(gaps, initial=0.0))  # nan where one side alone is nan
+    if not gap <= rtol:
+        by = f"by {gap:.3g} (relative), allowed is {rtol:g}" if same else f"in shape, {a.shape} and {b.shape}"
+        raise RunError(f"bench: {what} differs {by}: there is no figure for a wrong result")
     return gap
 
 # %% ../../nbs/cli/05_bench.ipynb #910ffc84

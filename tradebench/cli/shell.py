@@ -153,7 +153,7 @@ def expand(args: list) -> tuple:
         out.append(arg)
     return [a for a in out if a != "--debug"], "--debug" in out
 
-# %% ../../nbs/cli/00_shell.ipynb #626e5d0b
+# %% ../../nbs/cli/00_shell.ipynb #d92f51dd
 def _warn(message, category, *_, **__):
     if not issubclass(category, DeprecationWarning | PendingDeprecationWarning | ResourceWarning):
         note(f"tradebench: note: {message}")
@@ -170,10 +170,9 @@ def run_app(args: list) -> int:
         if code == INTERRUPTED:  # typer has turned Ctrl-C into the number already
             note("tradebench: interrupted")
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
-        return 0
     except SystemExit as e:
+        if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # the parser's sign that the reader closed the pipe
+            return 0
         return e.code if isinstance(e.code, int) else int(bool(e.code))
     except BaseException as e:
         line, code = explain(e)

@@ -144,7 +144,7 @@ def lab(
     args, environment = lab_command(notebook or tour(), settings(), browser)
     os.execve(args[0], args, environment)
 
-# %% ../../nbs/cli/03_tools.ipynb #33c05e70
+# %% ../../nbs/cli/03_tools.ipynb #e34573c3
 DEMO = (
     dict(strategy="sma_cross", data="AAPL", params=dict(fast=20, slow=100)),
     dict(strategy="rotation", data="stocks5"),
@@ -182,7 +182,7 @@ def demo(
     names = " and ".join(f"{j['strategy']} on {j['data']}" for j in DEMO)
     folder = str(out.resolve()) if out else None
     with (
-        Console(stderr=True).status(f"running {names} ..."),
+        Console(stderr=True).status(f"running {names} ..."),  # only on a terminal
         ProcessPoolExecutor(len(DEMO), mp_context=get_context("spawn")) as pool,
     ):
         paths = [f.result() for f in [pool.submit(_one, job, folder) for job in DEMO]]
@@ -203,4 +203,6 @@ def demo(
     print_table(pd.DataFrame(rows))
     for r in runs:
         print(f"report  {r.report}")
-    note("next: tradebench show RUN --open, tradebench lab for the tour, tradebench --help for every verb")
+    note(
+        f"next: tradebench show {runs[-1].id[-6:]} --open, tradebench lab for the tour, tradebench --help for every verb"
+    )

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import StrategyError
 from ..jit import kernel, native
-from ..params import Param, bind, check_names, collect, param
+from ..params import Param, bind, collect, param
 
 # %% ../../nbs/features/00_indicator.ipynb #b46703b5
 INDICATORS: dict = {}  # name -> class, of all that were defined or imported in this process
@@ -76,7 +76,7 @@ class Indicator:
         "State record; `bounds` maps a strategy's parameters to their declarations"
         high = self.resolve({k: p.high if isinstance(p, Param) else p for k, p in (bounds or {}).items()})
         named = [(k, p.dtype) for k, p in self.params.items()] + [(k, "f8") for k in self.outputs]
-        return check_names(np.dtype(named + self.fields(high)), type(self).__name__)
+        return np.dtype(named + self.fields(high))
 
     def bind(self, state: np.ndarray, outer: dict | None = None) -> None:
         "Zero `state` and bind the parameters; `outer` may hold arrays, one value for each record of `state`"

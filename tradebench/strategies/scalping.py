@@ -14,7 +14,7 @@ from ..features.oscillators import RSI, rsi
 from ..params import param
 from .strategy import decide, flat, hold, strategy
 
-# %% ../../nbs/strategies/03_scalping.ipynb #3a3aa932
+# %% ../../nbs/strategies/03_scalping.ipynb #d2a715cd
 @strategy
 class Scalping:
     "Fades a stretched price as soon as it turns: Bollinger, RSI and MACD to enter; the middle, an ATR stop or take, or time to leave."
@@ -22,7 +22,7 @@ class Scalping:
     n = param(20, 5, 200, "bars in the Bollinger bands")
     width = param(2.0, 0.5, 4.0, "deviations from the middle to each band")
     n_rsi = param(7, 2, 50, "bars in the RSI")
-    extreme = param(20.0, 5.0, 45.0, "RSI below this is oversold, above 100 minus this overbought")
+    extreme = param(15.0, 5.0, 45.0, "RSI below this is oversold, above 100 minus this overbought")
     fast = param(6, 2, 50, "bars in the fast average of MACD")
     slow = param(13, 3, 100, "bars in the slow average of MACD")
     smooth = param(5, 2, 50, "bars in the signal line of MACD")

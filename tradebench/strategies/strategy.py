@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import StrategyError
 from ..features.indicator import Indicator
 from ..jit import array_at, compiled, fingerprint, kernel, record_at
-from ..params import Param, bind, check_names, collect, record_dtype
+from ..params import Param, bind, collect, record_dtype
 
 # %% ../../nbs/strategies/00_strategy.ipynb #19951286
 Decision = namedtuple("Decision", "target stop take trail limit expire")
@@ -78,9 +78,7 @@ SLOT_FLOATS = (
         "var close2 x_qty x_value e_qty e_value t_fees t_costs t_pnl"  # volatility, the open trade
     ).split()
 )
-SLOT_INTS = (
-    "held last_exit bars warm guard blocked opened o_active o_kind o_reason o_t o_id n_var t_open t_reason t_id".split()
-)
+SLOT_INTS = "held last_exit bars warm present member guard blocked opened o_active o_kind o_reason o_t o_id n_var t_open t_reason t_id".split()
 SLOT = np.dtype([(f, "f8") for f in SLOT_FLOATS] + [(f, "i8") for f in SLOT_INTS])
 
 BATCH = np.dtype(
@@ -220,9 +218,10 @@ def {name}(addr):
         out[j].trail = NAN
         out[j].limit = NAN
         out[j].expire = 0.0
-        slots[j].bars += flags[t, j] & 1
+        slots[j].present, slots[j].member = flags[t, j] & 1, (flags[t, j] >> 2) & 1
+        slots[j].bars += slots[j].present
     rows = Rows(ts[t], n, seen[t, :, 0], seen[t, :, 1], seen[t, :, 2], seen[t, :, 3], seen[t, :, 4],
-                clock[t, 0], clock[t, 1], clock[t, 2], flags[t] & 1, (flags[t] >> 2) & 1, slots,
+                clock[t, 0], clock[t, 1], clock[t, 2], slots.present, slots.member, slots,
                 array_at(b.state + SIZE, (n,), EACH){more})
     step(record_at(b.state, STATE), p, rows, out)
     if t < slots[0].warm:
@@ -295,8 +294,10 @@ class Strategy:
     def records(cls) -> tuple:
         "Dtypes of parameters, state and (for baskets) of the state of each symbol"
         if "_records" not in vars(cls):
-            states = [check_names(_state_dtype(parts, cls.params), cls.__name__) for parts in (cls.state, cls.each)]
-            cls._records = record_dtype(cls.params, cls.__name__), *states
+            cls._records = (
+                record_dtype(cls.params),
+                *(_state_dtype(parts, cls.params) for parts in (cls.state, cls.each)),
+            )
         return cls._records
 
     @classmethod
