@@ -527,3 +527,28 @@ def test_bench_of_small_size_agrees_with_vectorbt(tradebench):
         assert code == 0, err
         line = json.loads(out.splitlines()[1])
         assert line["largest_difference"] < 1e-6 and line["ratio"] > 0
+
+
+# the pages that a newcomer reads
+
+
+def test_readme_names_verbs_and_places_that_exist():
+    text = (ROOT / "README.md").read_text()
+    known = {words[0] for words, _ in verbs()}
+    assert (
+        set(re.findall(r"tradebench ([a-z]+) ?", text.partition("## The command")[2].partition("## What is there")[0]))
+        <= known
+    )
+    assert known <= set(re.findall(r"[a-z]+", text.partition("## The command")[2].partition("## What is there")[0]))
+    for place in re.findall(r"\]\(([^)]+)\)", text) + re.findall(
+        r"^\| `([^`]+)`", text.partition("## The layout")[2], re.M
+    ):
+        assert (ROOT / place).exists(), place
+    assert (ROOT / "nbs/images/report.png").stat().st_size < 300_000
+
+
+def test_python_of_the_readme_runs(place, tmp_path):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    (tmp_path / "readme.py").write_text(code)
+    got = subprocess.run([sys.executable, "readme.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert got.returncode == 0, got.stderr

@@ -248,3 +248,57 @@ def test_vectorbt_is_not_needed_to_import():
 
     code = "import tradebench, sys; assert not {'numba', 'pandas', 'vectorbt', 'plotly'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_step_that_fails_stops_the_run_and_says_where_to_look(frame):
+    @tb.strategy
+    class Falls:
+        "Returns nothing on one path"
+
+        def step(s, p, row):
+            if row.close > 0:
+                raise ValueError("too high")
+            return tb.flat()
+
+    with pytest.raises(EngineError, match="the step failed; run it with debug=True"):
+        tb.backtest(Falls, frame, costs=FREE)
+    with pytest.raises(ValueError, match="too high"):
+        tb.backtest(Falls, frame, costs=FREE, debug=True)
+
+
+def test_debug_runs_what_cannot_be_compiled(frame):
+    @tb.strategy
+    class Prints:
+        "Uses a list"
+
+        def step(s, p, row):
+            return tb.long_if([row.close, 1.0][0] > 0 and len({"a": 1}) == 1)
+
+    assert len(tb.backtest(Prints, frame, costs=FREE, debug=True).fills) == 1
+
+
+def test_a_rule_about_no_parameter_is_refused():
+    with pytest.raises(StrategyError, match="the rule 'a < b' cannot be read"):
+
+        @tb.strategy
+        class Ruled:
+            "x"
+
+            where = "a < b"
+
+            def step(s, p, row):
+                return tb.flat()
+
+
+def test_a_field_that_is_not_there_is_named(frame):
+    @tb.strategy
+    class Typo:
+        "x"
+
+        level = param(1.0, 0.0, 2.0, "level")
+
+        def step(s, p, row):
+            return tb.long_if(row.close > p.levle)
+
+    with pytest.raises(StrategyError, match="no field 'levle'"):
+        tb.backtest(Typo, frame, costs=FREE)

@@ -286,7 +286,7 @@ def _compile(fn, name: str) -> tuple:
     opts = dict(_nrt=False, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
     try:
         result = nb.njit(nt.int64(nt.int64), **opts)(copy).overloads[(nt.int64,)]
-    except nb.core.errors.NumbaError as e:
+    except (nb.core.errors.NumbaError, KeyError) as e:  # KeyError: a field that a record does not have
         raise _explain(e, fn) from None
     module = result.library._final_module
     needs = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
@@ -395,7 +395,7 @@ ALLOWED = (
 def _find_name(fn, name: str, seen=()):
     "(file, line, code) where `name` is used in `fn` or in what it reaches"
     for ins in dis.get_instructions(fn):
-        if ins.opname.startswith("LOAD_GLOBAL") and ins.argval == name:
+        if ins.opname.startswith(("LOAD_GLOBAL", "LOAD_ATTR")) and ins.argval == name:
             line = ins.positions.lineno
             return fn.__code__.co_filename, line, linecache.getline(fn.__code__.co_filename, line).strip()
     inner = (v for v in _captured(fn).values() if _is_kernel(v) and v not in seen)
@@ -435,8 +435,19 @@ def _explain(error, fn) -> StrategyError:
     vague = ("Failed in", "During", "File")
     reason = next((r for r in lines if re.search(known, r)), next((r for r in lines if not r.startswith(vague)), ""))
     reason = re.sub(r" found for signature:$| with parameters .*$", "", reason)
-    if name := re.search(r"name '(\w+)' is not defined", text):
+    if isinstance(error, KeyError):
+        reason = f"there is no field {text}"
+    if (
+        name := re.search(r"name '(\w+)' is not defined", text)
+        or isinstance(error, KeyError)
+        and re.search(r"(\w+)", text)
+    ):
         file, line, code = _find_name(fn, name[1]) or (file, line, code)
+    if file.startswith("<entry of"):
+        return StrategyError(
+            f"cannot compile {fn.__name__}: each path of a step must end in `return` with a Decision, made by "
+            f"decide, long_if, short_if, hold or flat; a kernel's arguments must be numbers or records: {reason}"
+        )
     return StrategyError(f"cannot compile {_place(file)}, line {line}: `{code}`: {reason} ({ALLOWED})")
 
 

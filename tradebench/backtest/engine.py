@@ -436,6 +436,9 @@ def run(
             news = 1
             if phases & 2:
                 news = call_at(decide_at, b.self_at)
+                if news < 0:
+                    a.error = 2
+                    return t
             if phases & 4:
                 order_phase(
                     a, mine, costs, o, r, news or b.always, out, raw, flags, t, t == rows - 1, fills, trades, orders

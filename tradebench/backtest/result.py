@@ -187,9 +187,14 @@ class Result:
     def close_values(self) -> np.ndarray:
         "Raw closes, carried forward where a symbol has no row, 0 before its first: float64[T, N]"
         close = self.bars.raw[:, :, 3]
-        if np.isnan(close).any():
-            rows = np.where(np.isnan(close), 0, np.arange(len(close))[:, None])
-            close = np.take_along_axis(close, np.maximum.accumulate(rows, axis=0), axis=0)
+        if not (gaps := np.isnan(close)).any():
+            return close
+        rows = np.where(gaps, 0, np.arange(len(close))[:, None])
+        close = np.take_along_axis(close, np.maximum.accumulate(rows, axis=0), axis=0)
+        for e in self.bars.events[self.bars.events["kind"] == 2]:  # a price carried over a split is worth less a share
+            t, j = e["t"], e["j"]
+            end = t + int(np.argmin(gaps[t:, j])) if not gaps[t:, j].all() else len(close)
+            close[t:end, j] /= e["value"]
         return np.nan_to_num(close)
 
     @property

@@ -200,6 +200,10 @@ class Simulation:
                 self.trades,
                 self.orders,
             )
+            if self.account["error"] == 2:
+                raise EngineError(
+                    f"{self.strategy!r} at {b.index[start]}: the step failed; run it with debug=True to see where"
+                )
             if self.account["error"]:
                 raise EngineError(
                     f"{self.strategy!r} at {b.index[start]}: the target {_outside(self.out)} lies outside [-1, 1]"
@@ -349,7 +353,8 @@ def backtest(strategy=None, bars=None, *, trace: bool = False, debug: bool = Fal
     """
     sim = simulation(strategy, bars, **more)
     frame = _traced(sim, debug) if trace else _debugged(sim) if debug else sim.advance() and None
-    result = sim.result(code_hash=type(sim.strategy).code_hash(), warnings=_warnings(sim), benchmark=benchmark)
+    code = "" if debug else type(sim.strategy).code_hash()  # plain Python may be what cannot be compiled
+    result = sim.result(code_hash=code, warnings=_warnings(sim), benchmark=benchmark)
     if trace:
         result.trace = frame
     return result
@@ -389,14 +394,14 @@ def _progress(sim, say):
     return track(rows, say, transient=True) if len(sim.bars) > 20_000 else rows
 
 
-def _step_once(sim, t, plain) -> None:
-    if not plain:
-        sim.advance(t + 1)
+def _step_once(sim, t, decide_at, plain=None) -> None:
+    if plain is None:
+        sim.advance(t + 1, decide_at=decide_at)
         return
-    sim.advance(t + 1, MARKET)
+    sim.advance(t + 1, MARKET, 0)
     sim.batch["t"] = t
     plain(address(sim.batch))
-    sim.advance(t + 1, ORDER_PHASE)
+    sim.advance(t + 1, ORDER_PHASE, 0)
 
 
 def _plain(sim):
@@ -408,7 +413,7 @@ def _plain(sim):
 def _debugged(sim) -> None:
     plain = _plain(sim)
     for t in _progress(sim, "debug"):
-        _step_once(sim, t, plain)
+        _step_once(sim, t, 0, plain)
 
 
 def _values(record) -> dict:
@@ -437,9 +442,10 @@ def _traced(sim, debug: bool):
     basket = sim.strategy.basket
     states = sim.state[own.itemsize if basket else 0 :].view(each if basket else own)
     names = type(sim.strategy).input_columns()
+    decide_at = 0 if debug else type(sim.strategy).address()
     for t in _progress(sim, "trace"):
         before = sim.account["n_orders"], sim.account["n_fills"]
-        _step_once(sim, t, plain)
+        _step_once(sim, t, decide_at, plain)
         for j in range(N):
             if not b.flags[t, j] & 1:
                 continue

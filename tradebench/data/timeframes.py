@@ -118,6 +118,10 @@ def resample(frame: pd.DataFrame, freq, *, calendar: str | None = None, until=No
 
     The grid begins at each session's opening; the last bar of a session ends with it. A bar that `frame` does not
     finish is left out, so a prefix gives a prefix."""
+    if freq != "session" and pd.Timedelta(freq) > pd.Timedelta(days=1):
+        raise DataError(
+            f"resample to {freq!r}: bars end with their session; for weeks use a strategy's input higher('1W')"
+        )
     meta = frame.attrs.get("tradebench", {})
     many = frame.columns.nlevels == 2
     out = {}

@@ -414,7 +414,10 @@ def strategy(cls):
     made = type(cls.__name__, (Strategy,), body | dict(params=collect(cls), step=staticmethod(vars(cls)["step"])))
     made.where = (made.where,) if isinstance(made.where, str) else tuple(made.where)
     for rule in made.where:
-        made._holds(rule, {k: p.default for k, p in made.params.items()})
+        try:
+            made._holds(rule, {k: p.default for k, p in made.params.items()})
+        except (NameError, SyntaxError, TypeError) as e:
+            raise StrategyError(f"{cls.__name__}: the rule {rule!r} cannot be read: {e}") from None
     made.records()
     STRATEGIES[made.name()] = made
     return made
