@@ -124,6 +124,8 @@ def account_differences(case, sim, theirs) -> list:
     qty = sim.slots[0]["qty"]
     if not np.allclose(qty, account["qty"], rtol=TOL, atol=TOL * units):
         found.append(f"qty: {qty} against {account['qty']}")
+    if not np.allclose(sim.result().position_values[-1], qty, rtol=TOL, atol=TOL * units):
+        found.append(f"positions: {sim.result().position_values[-1]} against {qty}")
     held = qty != 0
     if not np.allclose(sim.slots[0]["avg"][held], np.array(account["avg"])[held], rtol=TOL):
         found.append(f"avg: {sim.slots[0]['avg']} against {account['avg']}")
@@ -181,8 +183,16 @@ def test_batch_by_batch_is_the_same_and_money_is_conserved_after_every_batch(fir
         for t in range(len(case.bars.ts)):
             sim.advance(t + 1)
             gap = sim.result().conservation_error()
-            assert gap < TOL, f"seed {seed}, batch {t}: {gap}"
+            assert gap < 1e-12, f"seed {seed}, batch {t}: {gap}"
         assert bits(sim) == bits(finished(case)), f"seed {seed}"
+
+
+def test_running_sums_give_the_metrics_of_the_equity():
+    for seed in range(60):
+        sim = finished(random_case(random.Random(seed)))
+        metrics = sim.result().metrics
+        for name, value in sim.headline().items():
+            assert value == pytest.approx(metrics[name], rel=1e-6, abs=1e-9, nan_ok=True), f"seed {seed}: {name}"
 
 
 def small_cases(seeds):

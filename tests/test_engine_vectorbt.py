@@ -5,9 +5,9 @@ What each side is told, so that both mean the same:
 - vectorbt's signals and target weights are shifted by one row and its price is the open: a decision at a close fills at the
   next open. Its weights are measured at the close before (`val_price=-inf`). With `fill="close"` nothing is shifted.
 - All-in buying: a full position of twice the equity, which the cash rule cuts to what the money buys at the fill.
-- Stops: ours start on the bar after the entry (`stop_from="next"`), a take needs a touch (`limit_touch="touch"`), takes pay
-  slippage as stops do (`maker_costs=True`, there `stop_exit_price="stopmarket"`), and any entry signal after an exit enters
-  again (`reentry="always"`). A stop is a share of the entry price, which is known at the entry bar's close: `hold` sets it there.
+- Stops: a stop is a share of the entry price, which is known at the entry bar's close; `hold` sets it there, and it starts with the
+  next bar, as vectorbt's does. A take needs a touch (`limit_touch="touch"`), takes pay slippage as stops do (`maker_costs=True`,
+  there `stop_exit_price="stopmarket"`), and any entry signal after an exit enters again (`reentry="always"`).
 - vectorbt lets a stop go before a signal that would have traded at the open of the same bar, which no order of events inside
   a bar gives, so the tests with stops leave by them alone. It also takes a stop inside the bar for earlier than a take that the
   open has passed; levels here are wide enough that no bar holds both. Opposite signals are ignored by both.
@@ -32,7 +32,7 @@ from tradebench.strategies.strategy import STRATEGIES, column, decide, hold, lon
 
 TOL = 1e-9
 ALL_IN = fraction(2.0)
-STOPS = dict(stop_from="next", limit_touch="touch", maker_costs=True, reentry="always")
+STOPS = dict(limit_touch="touch", maker_costs=True, reentry="always")
 VBT_STOPS = dict(stop_exit_price="stopmarket", upon_opposite_entry="ignore")
 COSTS = [Costs(), Costs(fee_bps=10), Costs(fee_bps=7, fee_fixed=1.5, slippage_bps=4)]
 

@@ -80,7 +80,7 @@ def strategy_notebook(name: str, file: str) -> str:
     fill = lambda text: text.replace("{Name}", name).replace("{file}", file).replace("{title}", words)  # noqa: E731
     return notebook([("markdown", fill(_PROSE)), *(("code", fill(c)) for c in _CODE.split("\n===\n"))])
 
-# %% ../../nbs/cli/04_project.ipynb #c1e17a0a
+# %% ../../nbs/cli/04_project.ipynb #8c0c45d7
 _TESTS = '''"""Every strategy of the notebooks: it runs, it does not see the future, and its compiled form is its plain one."""
 
 import json
@@ -150,8 +150,9 @@ help: ## this list
 
 install: ## make .venv with the locked versions (not needed in an environment that has tradebench)
 	@python3 -m venv .venv
-	@.venv/bin/python -m pip install --quiet -r requirements.lock
-	@.venv/bin/python -m pip install --quiet $(TRADEBENCH)
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@index=$$(.venv/bin/python -m pip config get global.index-url 2>/dev/null) && export UV_DEFAULT_INDEX=$$index; \\
+	.venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps -r requirements.lock $(TRADEBENCH)
 
 test: ## run the tests over all strategies of the notebooks
 	@python -c 'import tradebench, pytest' || { echo "make: no tradebench here: make install" >&2; exit 2; }
