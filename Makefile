@@ -57,13 +57,15 @@ demo: install ## two strategies on real data, with reports
 test: install $(if $(CHECKED),,test-notebooks) ## all tests but the slow ones: notebooks, tests, the tour in a real kernel
 	@$(PYTEST) -m "not slow" tests $(if $(TOUR),--nbval $(TOUR))
 
+# Each notebook in a process of its own: what one sets must not show in the output of another. Runners store no outputs.
+BOOKS = find $(1) -name '*.ipynb' -not -path '*/.*' | sort | $(RUN) xargs -P 2 -n 1 tools/test_notebook
 test-notebooks: install
-	@$(RUN) $(BIN)/nbdev-test --n-workers 2 $(SAVE) nbs
-	@if compgen -G "runners/*.ipynb" >/dev/null; then $(RUN) $(BIN)/nbdev-test --n-workers 1 runners; fi
+	@$(call BOOKS,nbs) $(SAVE)
+	@$(call BOOKS,runners)
 
 test-all: install ## every test, the slow ones too, and every notebook in a real kernel
-	@$(RUN) $(BIN)/nbdev-test --n-workers 2 --flags slow nbs
-	@$(PYTEST) tests --nbval nbs
+	@$(call BOOKS,nbs runners) --flags=slow
+	@$(PYTEST) --slow tests --nbval nbs
 
 lint: install ## ruff on notebooks, package and tests
 	@$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tradebench.cli import arguments, bench, main, project, research, shell, tools  # noqa: F401 - registers the verbs
+from tradebench.cli import arguments, bench, figures, main, project, shell, tools  # noqa: F401 - main registers the verbs
 from tradebench.errors import RunError, StrategyError
 from tradebench.settings import settings
 
@@ -502,22 +502,22 @@ def test_bench_prints_conditions_and_figures_as_json_lines(tradebench):
 
 
 def test_bench_check_fails_when_a_figure_misses_its_target(tradebench, monkeypatch):
-    monkeypatch.setitem(bench._SUITES, "live", (lambda *_: iter([bench.figure("x", 2.0, 1.0, "s")]), 0, False))
+    monkeypatch.setitem(bench._SUITES, "live", (lambda *_: iter([figures.figure("x", 2.0, 1.0, "s")]), 0, False))
     assert tradebench("bench", "live")[0] == 0
     code, _, err = tradebench("bench", "live", "--check")
     assert code == 1 and err == "tradebench: missed: x\n"
 
 
 def test_bench_gives_no_figure_for_a_wrong_result():
-    assert bench.agree("x", [1.0, float("nan")], [1.0 + 1e-12, float("nan")]) < 1e-9
+    assert figures.agree("x", [1.0, float("nan")], [1.0 + 1e-12, float("nan")]) < 1e-9
     for wrong in ([1.0, 2.1], [1.0], [1.0, float("nan")]):
         with pytest.raises(RunError, match="x differs"):
-            bench.agree("x", wrong, [1.0, 2.0])
+            figures.agree("x", wrong, [1.0, 2.0])
 
 
 def test_bench_figure_needs_time_and_ratio():
-    assert bench.figure("x", 1.0, 2, "s")["ok"] and not bench.figure("x", 3.0, 2, "s")["ok"]
-    assert not bench.figure("x", 1.0, 2, "s", ratio=9.9, ratio_target=10)["ok"]
+    assert figures.figure("x", 1.0, 2, "s")["ok"] and not figures.figure("x", 3.0, 2, "s")["ok"]
+    assert not figures.figure("x", 1.0, 2, "s", ratio=9.9, ratio_target=10)["ok"]
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def strategy_notebook(name: str, file: str) -> str:
     fill = lambda text: text.replace("{Name}", name).replace("{file}", file).replace("{title}", words)  # noqa: E731
     return notebook([("markdown", fill(_PROSE)), *(("code", fill(c)) for c in _CODE.split("\n===\n"))])
 
-# %% ../../nbs/cli/04_project.ipynb #8c0c45d7
+# %% ../../nbs/cli/04_project.ipynb #e5579581
 _TESTS = '''"""Every strategy of the notebooks: it runs, it does not see the future, and its compiled form is its plain one."""
 
 import json
@@ -143,7 +143,7 @@ DATA ?= AAPL
 .PHONY: help install test backtest lab
 
 # Programs of .venv come first where `make install` has made one; else those of the environment that is active.
-export PATH := $(abspath .venv/bin):$(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\\n", $$1, $$2}' Makefile
@@ -272,8 +272,8 @@ def _git(folder: Path, *args: str) -> int:
     except OSError:
         return 1
 
-# %% ../../nbs/cli/04_project.ipynb #b9323b9b
-new = group("new", "Make something of your own: a project, or a notebook with a strategy.")
+# %% ../../nbs/cli/04_project.ipynb #74fd1117
+new = group("new", "Make a project of your own, or a notebook with a strategy.")
 
 
 @new.command("project")

@@ -16,13 +16,15 @@ import typer
 from .shell import app, group, note, print_rich, print_table
 from ..errors import RunError
 
-# %% ../../nbs/cli/03_tools.ipynb #def84349
-config = group("config", "The effective settings: show, check, or print a settings.ini to start from.")
+# %% ../../nbs/cli/03_tools.ipynb #1a56a0b6
+config = group("config", "The settings: show, check, or a file to start from.")
 
 
 @config.command("show")
 def config_show():
-    """Print each setting, its value and where it comes from (default, file and line, or variable); secrets as stars.
+    """Print each setting, its value and where it comes from.
+
+    That is the default, file and line, or an environment variable. Secrets are shown as stars.
 
     \b
     Example:
@@ -66,9 +68,9 @@ def config_template():
 
 @app.command("doctor")
 def doctor():
-    """Check this machine: Python, packages, compiler, folders, kernel, clock; each fault with its remedy.
+    """Check this machine; each fault comes with its remedy.
 
-    Takes under three seconds, changes nothing. Exit code 1 if something is broken; a warning is none.
+    Python, packages and their lock, compiler, folders, cores, kernel, time zones, clock, browser. Takes under three seconds, changes nothing. Exit code 1 if something is broken; a warning is none.
 
     \b
     Example:
@@ -80,7 +82,7 @@ def doctor():
     print_rich(show(found))
     raise typer.Exit(exit_code(found))
 
-# %% ../../nbs/cli/03_tools.ipynb #15d52c1d
+# %% ../../nbs/cli/03_tools.ipynb #11030863
 def tour() -> Path:
     "Path of the tour: the clone's, or the user's own copy, made at the first call"
     import tradebench
@@ -128,7 +130,7 @@ def lab(
     ] = None,
     browser: Annotated[bool, typer.Option(help="Open a browser; else only print the address.")] = True,
 ):
-    """Open JupyterLab on the five-minute tour, or on a notebook of yours.
+    """Open JupyterLab on the tour, or on a notebook of yours.
 
     Address, port and token come from the section [lab] of the settings. Ctrl-C, twice, ends it.
 
