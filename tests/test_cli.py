@@ -129,7 +129,7 @@ BAD = {
     "unknown verb": ("bakctest", "No such command 'bakctest'"),
     "unknown option": ("backtest sma_cross --dat AAPL", "No such option: --dat"),
     "missing argument": ("backtest", "Missing argument 'STRATEGY'"),
-    "unknown strategy": ("backtest sma_kross", "did you mean sma_cross?"),
+    "unknown strategy": ("backtest sma_kross", "did you mean sma_cross"),
     "out of bounds": ("backtest sma_cross -p fast=5000", "must lie in ["),
     "unknown parameter": ("backtest sma_cross -p fats=5", "did you mean fast?"),
     "rule broken": ("backtest sma_cross -p fast=60 slow=50", "fast < slow"),

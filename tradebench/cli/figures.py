@@ -15,7 +15,7 @@ from importlib.metadata import version
 
 from ..errors import RunError
 
-# %% ../../nbs/cli/05_figures.ipynb #12bf3a6a
+# %% ../../nbs/cli/05_figures.ipynb #b63c222a
 def figure(name: str, measured: float, target: float | None, unit: str, **more) -> dict:
     "One line: `ok` when the measured value, and the ratio where there is one, reach their targets"
     good = target is None or measured <= target
@@ -26,14 +26,15 @@ def figure(name: str, measured: float, target: float | None, unit: str, **more) 
 
 
 def timed(work, repeats: int) -> dict:
-    "Seconds of `work()` over `repeats` calls: minimum and median of the wall time, and the minimum of the processor's time"
+    "Seconds of `work()` over `repeats` calls: minimum and median of the wall time, and the median of the processor's time"
     walls, cpus = [], []
     for _ in range(repeats):
         start, begin = _processor_time(), time.perf_counter()
         work()
         walls.append(time.perf_counter() - begin)
         cpus.append(_processor_time() - start)
-    return dict(minimum=min(walls), median=sorted(walls)[repeats // 2], cpu=min(cpus), repeats=repeats)
+    middle = lambda values: sorted(values)[len(values) // 2]  # noqa: E731
+    return dict(minimum=min(walls), median=middle(walls), cpu=middle(cpus), repeats=repeats)
 
 
 def _processor_time() -> float:

@@ -8,7 +8,7 @@ __all__ = ['QUANTITY', 'FEE_BPS', 'SLIPPAGE_BPS', 'CASH', 'HEADLINE', 'TRADES', 
 # %% ../../nbs/cli/05_rivals.ipynb #0dcadde3
 import numpy as np
 
-# %% ../../nbs/cli/05_rivals.ipynb #dc284f17
+# %% ../../nbs/cli/05_rivals.ipynb #fb1a7a9f
 QUANTITY, FEE_BPS, SLIPPAGE_BPS, CASH = 10.0, 1.0, 1.0, 1_000_000.0
 HEADLINE = dict(  # our name -> vectorbt's, on the portfolio or on its trades
     total_return="total_return", annual_return="annualized_return", volatility="annualized_volatility",
@@ -46,12 +46,19 @@ def _portfolio(vbt, frame, up: np.ndarray):
     )  # fmt: skip
 
 
-def cross(frame, fast: int, slow: int, periods_per_year: float) -> tuple:
-    "(equity, headline metrics) of an SMA cross on `frame` (no time zone)"
+def cross(frame, fast: int, slow: int, periods_per_year: float, stats: bool = False) -> tuple:
+    """(equity, headline metrics) of an SMA cross on `frame` (no time zone).
+
+    stats=False asks for the metrics of HEADLINE and TRADES one by one, the least work that can be asked for. stats=True asks for them as a user
+    does, with `Portfolio.stats()`, which holds them among 28 figures; annual return and volatility are not in it and come on top.
+    """
     vbt = _settings(periods_per_year)
     averages = [vbt.MA.run(frame["close"], window).ma.to_numpy() for window in (fast, slow)]
     pf = _portfolio(vbt, frame, averages[0] > averages[1])
-    return pf.value().to_numpy(), _headline(pf)
+    equity = pf.value().to_numpy()
+    if stats:
+        return equity, (pf.stats(), pf.annualized_return(), pf.annualized_volatility())
+    return equity, _headline(pf)
 
 
 def cross_sweep(frame, fasts, slows, periods_per_year: float) -> dict:
