@@ -302,3 +302,22 @@ def test_a_field_that_is_not_there_is_named(frame):
 
     with pytest.raises(StrategyError, match="no field 'levle'"):
         tb.backtest(Typo, frame, costs=FREE)
+
+
+def test_what_a_newcomer_gets_wrong_is_answered(frame):
+    with pytest.raises(StrategyError, match="signals are True or False"):
+        tb.backtest(entries=frame.close, exits=frame.close > 0, bars=frame, costs=FREE)
+    with pytest.raises(EngineError, match="0.2 for 20 %"):
+        tb.Limits(max_drawdown=20)
+    up = (frame.close > frame.close.shift()).tolist()
+    assert len(tb.backtest(entries=up, exits=[not u for u in up], bars=frame, costs=FREE).fills) > 2
+    stock = tb.load("AAPL")
+    with pytest.raises((DataError, EngineError), match="no bars|empty|no rows"):
+        tb.backtest(CallCross, stock.iloc[:0], costs=FREE)
+    assert "splits lie in the span" in " ".join(tb.backtest(weights=1.0, bars=stock, costs=FREE).warnings)
+
+
+def test_a_file_with_a_header_alone_is_named(tmp_path):
+    (tmp_path / "header.csv").write_text("ts,open,high,low,close,volume\n")
+    with pytest.raises(DataError, match="no rows"):
+        tb.load(tmp_path / "header.csv", stamp="end", tz="UTC")

@@ -157,7 +157,7 @@ class Simulation:
         self.slots["warm"] = strategy.warm(strategy.values)
         self.batch = batch_record(bars, self.slots, self.out, self.extras)
         self.batch["always"] = self.options.band is not None or not (bars.flags & 4).all()
-        self.next = 0
+        self.next, self.decide_at = 0, 0
 
     @property
     def account(self):
@@ -167,7 +167,8 @@ class Simulation:
     def advance(self, stop: int | None = None, phases: int = ALL, decide_at: int | None = None) -> int:
         "Run until batch `stop` (default: the end). Raises EngineError for a target out of range."
         stop = len(self.bars) if stop is None else stop
-        decide_at = type(self.strategy).address() if decide_at is None else decide_at
+        if decide_at is None:
+            self.decide_at = decide_at = self.decide_at or type(self.strategy).address()
         b, start = self.bars, self.next
         while start < stop:
             start = run(
@@ -325,7 +326,9 @@ def simulation(
     strategy, given, own = _who(strategy, signals, orders, bars)
     fields = set(Options.__dataclass_fields__)
     if unknown := [k for k in more if k not in fields]:
-        raise EngineError(f"backtest has no argument {unknown[0]!r}; options are {', '.join(sorted(fields))}")
+        raise EngineError(
+            f"backtest has no argument {unknown[0]!r}; parameters go to the strategy, as in SmaCross(fast=20); beside costs, sizing, limits and initial there are the options {', '.join(sorted(fields))}"
+        )
     options = replace(options or Options(**{k: v for k, v in own.items() if k not in more}), **more)
     if orders is not None and sizing is None:
         sizing = Sizing("quantity", quantity=1.0)
@@ -375,6 +378,12 @@ def _warnings(sim) -> list:
         out.append("fills at the close that decided: for comparison with other engines only, not tradable")
     if sim.bars.label:
         out.append(f"data: {sim.bars.label}")
+    splits = int((sim.bars.events["kind"] == 2).sum())
+    if type(sim.strategy) is Follow and splits:
+        out.append(
+            f"{splits} splits lie in the span, where raw prices jump: compute signals and weights from "
+            "tb.prepare(bars).frame('seen'), which is what a strategy's step sees"
+        )
     if a["halted"] == 2:
         out.append("trading was halted for good: the drawdown breaker or ruin")
     if not any(any(asdict(c).values()) for c in sim.costs):

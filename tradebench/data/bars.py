@@ -187,7 +187,7 @@ def _assemble(*, symbols, ts, raw, flags, records, **rest) -> Bars:
     T, N = flags.shape
     first = np.zeros(N, np.int64)
     happened = np.zeros(0, EVENT)
-    if records:
+    if records and T:
         present = flags & PRESENT
         first = np.where(present.any(axis=0), present.argmax(axis=0), T)
         happened = events(records, symbols, ts, first)

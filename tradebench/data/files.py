@@ -285,6 +285,8 @@ def to_bars(
 ) -> tuple[pd.DataFrame, int]:
     "(frame of float columns indexed by known-at ts, bar length in ns) of a table with columns ts, open, high,"
     "low, close ...; file order."
+    if not len(table):
+        raise DataError(f"{where}: no rows")
     if isinstance(table.index, pd.DatetimeIndex):
         times, body = table.index.as_unit("ns"), table
     elif "ts" in table:

@@ -74,6 +74,11 @@ class Limits:
             value = getattr(self, f.name)
             if not (isinstance(value, int | float) and value > 0):
                 raise EngineError(f"Limits.{f.name} = {value!r}: must be above 0")
+        for name in ("max_drawdown", "daily_loss"):
+            if getattr(self, name) > 1:
+                raise EngineError(
+                    f"Limits.{name} = {getattr(self, name)!r}: a share of equity, such as 0.2 for 20 %; 1 means no limit"
+                )
 
 
 RISK = np.dtype(

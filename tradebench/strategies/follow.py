@@ -60,7 +60,7 @@ def _aligned(name, given, bars) -> np.ndarray:
     "`given` as float64 [T, N] on the rows and symbols of `bars`"
     if isinstance(given, int | float):
         return np.full((len(bars), len(bars.symbols)), float(given))
-    if hasattr(given, "index"):
+    if hasattr(given, "iloc"):
         frame = given.to_frame(bars.symbols[0]) if given.ndim == 1 else given
         if given.ndim == 1 and len(bars.symbols) > 1:
             raise StrategyError(
@@ -85,7 +85,12 @@ def _aligned(name, given, bars) -> np.ndarray:
 
 def _flags(name, given, bars):
     "Boolean [T, N]; missing is False"
-    return None if given is None else np.nan_to_num(_aligned(name, given, bars)) > 0
+    if given is None:
+        return None
+    values = _aligned(name, given, bars)
+    if not (np.isnan(values) | (values == 0) | (values == 1)).all():
+        raise StrategyError(f"{name}: signals are True or False; for positions of a size give target= or weights=")
+    return values == 1
 
 
 def decision_columns(
