@@ -406,7 +406,8 @@ ROOT = Path(__file__).parents[1]
 
 def test_an_installed_tradebench_brings_the_notebook_along():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["tool"]["setuptools"]["data-files"] == {"share/tradebench/runners": ["runners/*.ipynb"]}
+    shipped = {"share/tradebench/runners": ["runners/*.ipynb"], "share/tradebench/nbs": ["nbs/index.ipynb"]}
+    assert project["tool"]["setuptools"]["data-files"] == shipped
 
 
 @pytest.mark.slow
@@ -414,7 +415,10 @@ def test_the_wheel_holds_the_notebook_where_it_is_looked_for(tmp_path):
     names = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    for name in filter(lambda n: (ROOT / n).is_file() and not n.startswith("nbs/"), names.stdout.split("\n")):
+    for name in filter(
+        lambda n: (ROOT / n).is_file() and (n == "nbs/index.ipynb" or not n.startswith("nbs/")),
+        names.stdout.split("\n"),
+    ):
         (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / "src" / name)
     pip = [
