@@ -94,7 +94,7 @@ def call_at(addr: int, arg: int) -> int:
 
 def address(a: np.ndarray) -> int:
     "Address of the first element of `a`"
-    return a.__array_interface__["data"][0]
+    return a.ctypes.data  # __array_interface__ spells out every field of a record first: ten times as slow
 
 # %% ../nbs/01_jit.ipynb #c6ca312c
 _STUBS = (array_at, record_at, call_at)

@@ -6,7 +6,7 @@
 __all__ = ['YEAR_NS', 'MARKET', 'DECIDE', 'ORDER_PHASE', 'ALL', 'DECAY', 'SLOT_SIZE', 'finance', 'corporate_actions', 'mark',
            'close_all', 'ruined', 'margin_call', 'guard_account', 'wanted_units', 'drifted', 'order_from',
            'exposure_of', 'accept', 'leave_universe', 'restate', 'increase', 'fill_at_close', 'end_positions',
-           'revalue', 'score', 'market_phase', 'order_phase', 'run']
+           'revalue', 'score', 'new_day', 'after_fills', 'market_phase', 'order_phase', 'run']
 
 # %% ../../nbs/backtest/02_engine.ipynb #30513513
 from .costs import fee_of
@@ -331,6 +331,24 @@ def score(a):
 
 # %% ../../nbs/backtest/02_engine.ipynb #cd9166f8
 @kernel
+def new_day(a, session):
+    "At the first bar of a session: the day's loss counts from here, and what it had halted goes on"
+    if session != a.session:
+        a.day_equity = a.equity
+        a.session = session
+        if a.halted == 1:
+            a.halted = 0
+
+
+@kernel
+def after_fills(a, slots, o, r, raw, seen, factor, flags, t, adjusted, tracked, orders):
+    "The close of bar `t`: marks, then margin and breakers"
+    mark(a, slots, raw, seen, factor, flags, t, adjusted, tracked)
+    if a.held or a.liquidate or r.watched or ruined(a):
+        guard_account(a, slots, t, o, r, orders)
+
+
+@kernel
 def market_phase(
     a, slots, costs, o, r, ts, raw, seen, factor, flags, clock, events, t, financed, tracked, fills, trades, orders
 ):
@@ -339,16 +357,11 @@ def market_phase(
         finance(a, slots, costs, (ts[t] - ts[t - 1]) / YEAR_NS)
     if a.next_event < events.shape[0] and events[a.next_event].t <= t:
         corporate_actions(a, slots, events, t, fills, trades, orders)
-    if r.daily_loss < 1.0 and clock[t, 0] != a.session:
-        a.day_equity = a.equity
-        a.session = clock[t, 0]
-        if a.halted == 1:
-            a.halted = 0
+    if r.daily_loss < 1.0:
+        new_day(a, clock[t, 0])
     if a.working or a.guarded:
         fill_bar(a, slots, costs, o, raw, flags, t, fills, trades, orders)
-    mark(a, slots, raw, seen, factor, flags, t, events.shape[0] > 0, tracked)
-    if a.held or a.liquidate or r.watched or ruined(a):
-        guard_account(a, slots, t, o, r, orders)
+    after_fills(a, slots, o, r, raw, seen, factor, flags, t, events.shape[0] > 0, tracked, orders)
 
 
 @kernel

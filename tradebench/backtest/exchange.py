@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['CHOICES', 'OPTIONS', 'ACCOUNT_FLOATS', 'ACCOUNT_INTS', 'ACCOUNT', 'FILL', 'TRADE', 'ORDER', 'STATUS', 'WORKING',
            'FILLED', 'CANCELLED', 'OUT_OF_TIME', 'REFUSED', 'CUT', 'NAN', 'DUST', 'SPECK', 'Options', 'volatility_of',
-           'unguard', 'protect', 'close_trade', 'open_trade', 'book', 'fill_price', 'carried', 'largest', 'affordable',
-           'note_order', 'drop_order', 'round_limit', 'place', 'capped', 'execute', 'stop_level', 'exit_protected',
-           'live_on', 'at_open', 'inside_bar', 'try_limit', 'count_down', 'fill_bar', 'apply_event']
+           'unguard', 'protect', 'close_trade', 'open_trade', 'enter', 'book', 'fill_price', 'carried', 'largest',
+           'affordable', 'note_order', 'drop_order', 'round_limit', 'place', 'capped', 'adds', 'fill_order', 'execute',
+           'stop_level', 'make_way', 'after_exit', 'exit_protected', 'live_on', 'at_open', 'inside_bar', 'try_limit',
+           'count_down', 'fill_bar', 'apply_event']
 
 # %% ../../nbs/backtest/01_exchange.ipynb #513678a1
 import math
@@ -98,7 +99,7 @@ TRADE = np.dtype(
     + [(f, "f8") for f in "qty entry_price exit_price pnl fees costs mae mfe".split()]
 )
 ORDER = np.dtype(
-    [(f, "i8") for f in "id t j status reason".split()]
+    [(f, "i8") for f in "id t j status reason born ended".split()]  # born, ended: how many fills there had been
     + [(f, "f8") for f in "qty limit stop take trail expire filled value".split()]
 )
 STATUS = ("working", "filled", "cancelled", "expired", "refused", "cut")
@@ -185,15 +186,13 @@ def open_trade(a, s, t, q, price, reason):
 
 # %% ../../nbs/backtest/01_exchange.ipynb #4b32e1b8
 @kernel(inline=False)
-def book(a, s, t, j, q, ref, price, fee, spread, impact, reason, order, fills, trades):
-    """Enter a fill of `q` units (signed) into account and position.
+def enter(a, s, t, j, q, ref, price, fee, spread_cost, slip_cost, impact_cost, reason, order, fills, trades):
+    """Enter a fill of `q` units (signed) at `price`, whose costs in money are known, into account and position.
 
-    `ref` is the reference price, `price` what is paid; `spread` and `impact` are shares of `ref`, slippage is the rest of the difference.
+    The backtest's exchange and the live agent both come here: a position is a fold over fills.
     """
     worth = abs(q) * s.mult
     cost = worth * abs(price - ref)
-    spread_cost, impact_cost = worth * ref * spread, worth * ref * impact
-    slip_cost = cost - spread_cost - impact_cost
     a.cash -= q * price * s.mult + fee
     a.fees += fee
     a.spread += spread_cost
@@ -207,17 +206,8 @@ def book(a, s, t, j, q, ref, price, fee, spread, impact, reason, order, fills, t
     trade = s.t_id if old != 0.0 else a.trade_id
     if a.n_fills < fills.shape[0]:
         f = fills[a.n_fills]
-        f.t, f.j, f.qty, f.ref, f.price, f.fee, f.spread, f.slippage, f.impact = (
-            t,
-            j,
-            q,
-            ref,
-            price,
-            fee,
-            spread_cost,
-            slip_cost,
-            impact_cost,
-        )
+        f.t, f.j, f.qty, f.ref, f.price, f.fee = t, j, q, ref, price, fee
+        f.spread, f.slippage, f.impact = spread_cost, slip_cost, impact_cost
         f.reason, f.order, f.trade = reason, order, trade
     a.n_fills += 1
     if old == 0.0:
@@ -247,6 +237,19 @@ def book(a, s, t, j, q, ref, price, fee, spread, impact, reason, order, fills, t
                 open_trade(a, s, t, new, price, reason)
                 s.t_fees, s.t_costs = fee * (1.0 - part), cost * (1.0 - part)
     s.qty = new
+
+
+@kernel
+def book(a, s, t, j, q, ref, price, fee, spread, impact, reason, order, fills, trades):
+    """Enter a fill whose `spread` and `impact` are given as shares of `ref`.
+
+    `ref` is the reference price, `price` what is paid; slippage is the rest of the difference.
+    """
+    worth = abs(q) * s.mult
+    cost = worth * abs(price - ref)
+    spread_cost, impact_cost = worth * ref * spread, worth * ref * impact
+    slip_cost = cost - spread_cost - impact_cost
+    enter(a, s, t, j, q, ref, price, fee, spread_cost, slip_cost, impact_cost, reason, order, fills, trades)
 
 # %% ../../nbs/backtest/01_exchange.ipynb #324d0b49
 @kernel
@@ -342,6 +345,8 @@ def drop_order(a, s, status, orders):
         s.o_active = 0
         a.working -= 1
         note_order(s, status, orders)
+        if s.o_id < orders.shape[0]:
+            orders[s.o_id].ended = a.n_fills
 
 
 @kernel
@@ -370,6 +375,7 @@ def place(a, s, t, j, units, limit, stop, take, trail, expire, reason, orders):
     if a.n_orders < orders.shape[0]:
         w = orders[a.n_orders]
         w.id, w.t, w.j, w.reason, w.qty, w.expire = a.n_orders, t, j, reason, delta, expire
+        w.born = a.n_fills
         note_order(s, WORKING, orders)
     a.n_orders += 1
 
@@ -387,6 +393,29 @@ def capped(s, c, q, volume):
     return room if q > 0.0 else -room
 
 
+@kernel
+def adds(s, q):
+    "Whether a fill of `q` units opens a position or makes it larger"
+    return s.qty * q >= 0.0 or abs(q) > abs(s.qty) * (1.0 + DUST)
+
+
+@kernel(inline=False)
+def fill_order(a, s, t, j, q, ref, price, fee, spread_cost, slip_cost, impact_cost, fills, trades, orders):
+    "A fill of the working order: entered, the position protected as the order says, the order ended when nothing is left of it"
+    opens, done = adds(s, q), q == s.o_qty - s.qty
+    s.o_filled += q
+    s.o_value += q * price
+    enter(a, s, t, j, q, ref, price, fee, spread_cost, slip_cost, impact_cost, s.o_reason, s.o_id, fills, trades)
+    if done:
+        s.qty = s.o_qty
+    if opens and s.qty != 0.0:
+        protect(a, s, s.o_stop, s.o_take, s.o_trail)
+    if done:
+        drop_order(a, s, FILLED, orders)
+    else:
+        note_order(s, WORKING, orders)
+
+
 @kernel(inline=False)
 def execute(a, slots, j, c, o, raw, flags, t, at_close, ref, market, inside, fills, trades, orders):
     "Fill the working order of symbol `j` at reference price `ref`, as far as volume and account allow"
@@ -401,27 +430,18 @@ def execute(a, slots, j, c, o, raw, flags, t, at_close, ref, market, inside, fil
         drop_order(a, s, CUT if s.o_filled != 0.0 else REFUSED, orders)
         return
     side = 1.0 if q > 0.0 else -1.0
-    opens = s.qty * q >= 0.0 or abs(q) > abs(s.qty) * (1.0 + DUST)
+    opens = adds(s, q)
     price, spread, impact = fill_price(s, c, o, ref, side, abs(q), volume, market, opens)
     s.used += abs(q)
-    s.o_filled += q
-    s.o_value += q * price
-    flip = s.qty != 0.0 and s.qty * (s.qty + q) < 0.0
-    fresh = s.qty == 0.0 or flip
-    fee = fee_of(c, abs(q), abs(q) * price * s.mult)
-    book(a, s, t, j, q, ref, price, fee, spread, impact, s.o_reason, s.o_id, fills, trades)
-    if q == wanted:
-        s.qty = s.o_qty
-    if opens and s.qty != 0.0:
-        protect(a, s, s.o_stop, s.o_take, s.o_trail)
-        if fresh:
-            s.opened = 2 if inside else 1
-    if q == wanted:
-        drop_order(a, s, FILLED, orders)
-    elif q != asked:
+    fresh = s.qty == 0.0 or s.qty * (s.qty + q) < 0.0
+    worth, fee = abs(q) * s.mult, fee_of(c, abs(q), abs(q) * price * s.mult)
+    cost, spread_cost, impact_cost = worth * abs(price - ref), worth * ref * spread, worth * ref * impact
+    slip_cost = cost - spread_cost - impact_cost
+    fill_order(a, s, t, j, q, ref, price, fee, spread_cost, slip_cost, impact_cost, fills, trades, orders)
+    if opens and s.qty != 0.0 and fresh:
+        s.opened = 2 if inside else 1
+    if q != wanted and q != asked:
         drop_order(a, s, CUT, orders)
-    else:
-        note_order(s, WORKING, orders)
 
 # %% ../../nbs/backtest/01_exchange.ipynb #aaa442d8
 @kernel
@@ -435,20 +455,16 @@ def stop_level(s):
     return level, True
 
 # %% ../../nbs/backtest/01_exchange.ipynb #6de13d70
+@kernel
+def make_way(a, s, orders):
+    "Protection was hit: cancel what would add to the position, or close what is closed now"
+    if s.o_active and s.o_qty * s.qty >= 0.0:
+        drop_order(a, s, CANCELLED, orders)
+
+
 @kernel(inline=False)
-def exit_protected(a, slots, j, c, o, raw, flags, t, ref, reason, fills, trades, orders):
-    "A stop or take was hit: close the whole position at reference price `ref`"
-    s = slots[j]
-    side = 1.0 if s.qty > 0.0 else -1.0
-    if s.o_active and s.o_qty * side >= 0.0:
-        drop_order(a, s, CANCELLED, orders)  # what would add to the position, or close what is closed now
-    volume, market = raw[t, j, 4], reason != TAKE
-    q = capped(s, c, -s.qty, volume)
-    if q != 0.0:
-        price, spread, impact = fill_price(s, c, o, ref, -side, abs(q), volume, market, False)
-        s.used += abs(q)
-        fee = fee_of(c, abs(q), abs(q) * price * s.mult)
-        book(a, s, t, j, q, ref, price, fee, spread, impact, reason, -1, fills, trades)
+def after_exit(a, s, t, j, o, reason, orders):
+    "Protection was hit and filled as far as volume allowed: the rest goes on as an order; the target must change before a new entry"
     if s.qty != 0.0:
         unguard(a, s)
         place(a, s, t, j, 0.0, NAN, NAN, NAN, NAN, 0.0, reason, orders)
@@ -457,6 +473,22 @@ def exit_protected(a, slots, j, c, o, raw, flags, t, ref, reason, fills, trades,
     s.blocked = 1
     if o.reentry == 1:
         s.target = 0.0
+
+
+@kernel(inline=False)
+def exit_protected(a, slots, j, c, o, raw, flags, t, ref, reason, fills, trades, orders):
+    "A stop or take was hit: close the whole position at reference price `ref`"
+    s = slots[j]
+    side = 1.0 if s.qty > 0.0 else -1.0
+    make_way(a, s, orders)
+    volume, market = raw[t, j, 4], reason != TAKE
+    q = capped(s, c, -s.qty, volume)
+    if q != 0.0:
+        price, spread, impact = fill_price(s, c, o, ref, -side, abs(q), volume, market, False)
+        s.used += abs(q)
+        fee = fee_of(c, abs(q), abs(q) * price * s.mult)
+        book(a, s, t, j, q, ref, price, fee, spread, impact, reason, -1, fills, trades)
+    after_exit(a, s, t, j, o, reason, orders)
 
 
 @kernel

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAST', 'SLOW', 'ROWS', 'SWEEP_ROWS', 'FASTS', 'SLOWS', 'engine', 'sweep', 'peak_of_sweep', 'imports', 'live', 'flat',
-           'growth', 'bench']
+           'growth', 'live_all', 'bench']
 
 # %% ../../nbs/cli/05_bench.ipynb #a8106328
 import json
@@ -225,17 +225,48 @@ def growth(rows: int) -> None:
     print(json.dumps(dict(before=before, growth=memory() - before)))
 
 # %% ../../nbs/cli/05_bench.ipynb #b9955ca4
+def _agent(name: str):
+    "A suite of tradebench.cli.bench_agent; `rows` is its size: seconds, or kills"
+
+    def work(rows: int, repeats: int, compare: bool):
+        from tradebench.cli import bench_agent
+
+        return getattr(bench_agent, f"agent_{name}")(rows)
+
+    return work
+
+
+def live_all(rows: int, repeats: int, compare: bool):
+    "Figures of one bar at a time, then of the whole agent"
+    yield from live(rows, repeats, compare)
+    from tradebench.cli.bench_agent import agent_live
+
+    yield from agent_live()
+
+
+_LONG = {"orders": 60, "crash": 500, "soak": 3600}  # minutes to hours: by name only
 _SUITES = {  # name -> (function, rows, does it compare)
     "engine": (engine, ROWS, True), "sweep": (sweep, SWEEP_ROWS, True), "import": (imports, 0, False),
-    "live": (live, 20_000, False), "memory": (flat, 20_000, False),
-}  # fmt: skip
+    "live": (live_all, 20_000, False), "memory": (flat, 20_000, False),
+} | {name: (_agent(name), usual, False) for name, usual in _LONG.items()}  # fmt: skip
 
 
 @app.command("bench")
 def bench(
-    what: Annotated[str, typer.Argument(help="engine, sweep, import, live, memory or all.")] = "all",
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="engine, sweep, import, live, memory or all of these; orders, crash or soak: the long ones."
+        ),
+    ] = "all",
     rows: Annotated[
-        int, typer.Option(metavar="N", help="Bars to run on.", min=0, show_default="as the targets say")
+        int,
+        typer.Option(
+            metavar="N",
+            help="Bars to run on; for orders and soak seconds, for crash kills.",
+            min=0,
+            show_default="as the targets say",
+        ),
     ] = 0,
     repeats: Annotated[
         int, typer.Option(metavar="N", help="Measurements; the least counts, the median is shown.", min=1)
@@ -255,12 +286,13 @@ def bench(
       tradebench bench engine
       tradebench bench all --check > figures.jsonl
       tradebench bench engine --rows 100000 --no-compare
+      tradebench bench crash --rows 50
     """
     if what not in (*_SUITES, "all"):
         raise typer.BadParameter(f"{what!r}: choose one of {', '.join(_SUITES)}, all")
     other, missed = rivals() if compare else None, []
     print(json.dumps(conditions(**(other or {}))), flush=True)
-    for name in _SUITES if what == "all" else [what]:
+    for name in [n for n in _SUITES if n not in _LONG] if what == "all" else [what]:
         work, usual, compares = _SUITES[name]
         if compares and compare and not other:
             note("tradebench: note: vectorbt[rust] is not installed: nothing to compare with")

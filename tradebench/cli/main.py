@@ -7,11 +7,17 @@ __all__ = ['ORDER', 'main']
 
 # %% ../../nbs/cli/06_main.ipynb #c8902a65
 import sys
+from importlib import import_module
 
-from . import bench, lookup, project, records, research, tools  # noqa: F401 - importing registers the verbs
 from .shell import app, run_app
 
-ORDER = "backtest sweep runs show compare verify trials list data demo lab doctor bench".split()  # of the help
+for name in "bench days db journal limits live lookup operate project records research tools venue".split():
+    import_module(f"tradebench.cli.{name}")  # importing registers the verbs
+
+ORDER = (
+    "backtest sweep runs show compare verify trials live replay status halt resume cancel-all flatten close cancel day selfaudit "
+    "venue check-broker list data demo lab doctor bench"
+).split()  # of the help
 app.registered_commands.sort(key=lambda c: ORDER.index(c.name) if c.name in ORDER else len(ORDER))
 
 

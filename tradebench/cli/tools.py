@@ -161,13 +161,27 @@ def _one(job: dict, folder: str | None) -> str:
     return str(run_backtest(**job, out=out, progress=False))
 
 
+def _rehearsed() -> list:
+    "The demonstration's strategies traded by one agent on recorded bars, each against its backtest"
+    import asyncio
+
+    from tradebench.live.deployment import parse
+    from tradebench.live.replay import replay_and_compare
+
+    accounts = []
+    for j in DEMO:
+        what = dict(name=j["strategy"], strategy=j["strategy"], feed=f"replay:{j['data']}", params=j.get("params", {}))
+        accounts.append(what | dict(unreleased=True))
+    return asyncio.run(replay_and_compare(parse(dict(id="demo", journal="unused.sqlite", account=accounts))))
+
+
 @app.command("demo")
 def demo(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Put the two run folders here.", show_default="among the runs")
     ] = None,
 ):
-    """Run two strategies on real data and say where their reports are.
+    """Run two strategies on real data, say where their reports are, and trade them on paper: the same, bit for bit.
 
     An SMA cross on AAPL, and a rotation over five US stocks, daily bars 2000-2013, with the costs of the settings. The
     first time compiles and takes a minute; after that it takes seconds.
@@ -205,6 +219,9 @@ def demo(
     print_table(pd.DataFrame(rows))
     for r in runs:
         print(f"report  {r.report}")
+    print("the same through the live agent, its journal and the paper venue:")
+    for found in _rehearsed():
+        print(f"replay  {found}")
     note(
         f"next: tradebench show {runs[-1].id[-6:]} --open, tradebench lab for the tour, tradebench --help for every verb"
     )
