@@ -444,10 +444,9 @@ def walk(machine, examples, steps):
     )
 
 
-@pytest.mark.slow  # minutes: to be made faster before it joins the default run
 @pytest.mark.parametrize("machine", [PaperLife, PlainLife])
 def test_orders_live_and_end_as_they_should(machine):
-    walk(machine, 12, 30)
+    walk(machine, 40, 40)
 
 
 @pytest.mark.slow

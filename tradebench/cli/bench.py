@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAST', 'SLOW', 'ROWS', 'SWEEP_ROWS', 'FASTS', 'SLOWS', 'engine', 'sweep', 'peak_of_sweep', 'imports', 'live', 'flat',
-           'growth', 'live_all', 'bench']
+           'growth', 'live_all', 'orders', 'crash', 'soak', 'bench']
 
 # %% ../../nbs/cli/05_bench.ipynb #a8106328
 import json
@@ -225,30 +225,42 @@ def growth(rows: int) -> None:
     print(json.dumps(dict(before=before, growth=memory() - before)))
 
 # %% ../../nbs/cli/05_bench.ipynb #b9955ca4
-def _agent(name: str):
-    "A suite of tradebench.cli.bench_agent; `rows` is its size: seconds, or kills"
-
-    def work(rows: int, repeats: int, compare: bool):
-        from tradebench.cli import bench_agent
-
-        return getattr(bench_agent, f"agent_{name}")(rows)
-
-    return work
-
-
 def live_all(rows: int, repeats: int, compare: bool):
     "Figures of one bar at a time, then of the whole agent"
     yield from live(rows, repeats, compare)
-    from tradebench.cli.bench_agent import agent_live
+    from tradebench.cli.bench_live import latency, start, symbols
 
-    yield from agent_live()
+    yield from latency(2_000, repeats, compare)
+    yield from symbols(12, repeats, compare)
+    yield from start(390, repeats, compare)
 
 
-_LONG = {"orders": 60, "crash": 500, "soak": 3600}  # minutes to hours: by name only
+def orders(rows: int, repeats: int, compare: bool):
+    "Figure of orders a second, sustained for `rows` seconds"
+    from tradebench.cli.bench_live import orders
+
+    return orders(rows, repeats, compare)
+
+
+def crash(rows: int, repeats: int, compare: bool, seed: int = 1):
+    "Figure of `rows` crashes"
+    from tradebench.cli.bench_long import crash
+
+    return crash(rows, seed, tell=lambda outcome: note(f"tradebench: {outcome}"))
+
+
+def soak(rows: int, repeats: int, compare: bool, seed: int = 1):
+    "Figure of `rows` seconds of trading"
+    from tradebench.cli.bench_long import soak
+
+    return soak(rows / 60, seed)
+
+
+_LONG = {"orders": (orders, 60, False), "crash": (crash, 500, False), "soak": (soak, 3600, False)}  # by name only
 _SUITES = {  # name -> (function, rows, does it compare)
     "engine": (engine, ROWS, True), "sweep": (sweep, SWEEP_ROWS, True), "import": (imports, 0, False),
     "live": (live_all, 20_000, False), "memory": (flat, 20_000, False),
-} | {name: (_agent(name), usual, False) for name, usual in _LONG.items()}  # fmt: skip
+} | _LONG  # fmt: skip
 
 
 @app.command("bench")
@@ -274,6 +286,7 @@ def bench(
     compare: Annotated[
         bool, typer.Option(help="Do the same work with vectorbt and its Rust engine, if installed.")
     ] = True,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of crash and soak.", min=0)] = 1,
     check: Annotated[bool, typer.Option("--check", help="Exit code 1 when a figure misses its target.")] = False,
 ):
     """Measure what the workbench promises, a JSON line a figure.
@@ -286,7 +299,7 @@ def bench(
       tradebench bench engine
       tradebench bench all --check > figures.jsonl
       tradebench bench engine --rows 100000 --no-compare
-      tradebench bench crash --rows 50
+      tradebench bench crash --rows 50 --seed 7
     """
     if what not in (*_SUITES, "all"):
         raise typer.BadParameter(f"{what!r}: choose one of {', '.join(_SUITES)}, all")
@@ -296,7 +309,8 @@ def bench(
         work, usual, compares = _SUITES[name]
         if compares and compare and not other:
             note("tradebench: note: vectorbt[rust] is not installed: nothing to compare with")
-        for line in work(rows or usual, repeats, bool(other)):
+        seeded = dict(seed=seed) if what in ("crash", "soak") else {}
+        for line in work(rows or usual, repeats, bool(other), **seeded):
             print(json.dumps(line), flush=True)
             missed += [] if line["ok"] else [line["figure"]]
     if missed:
