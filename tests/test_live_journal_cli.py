@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ import tradebench.cli.db
 import tradebench.cli.journal  # noqa: F401 - registers the verbs
 from tradebench.cli.shell import run_app
 from tradebench.live import migrations
+from tradebench.live.example import example_journal
 from tradebench.live.journal import open_journal
 from tradebench.live.types import Fill, Order, State
 
@@ -135,3 +137,19 @@ def test_a_killed_agents_journal_can_be_looked_at(tmp_path, capsys):
     asyncio.run(main())
     code, out, err = verb(capsys, "journal", "show", tmp_path / "k")
     assert code == 0 and "held by agent" in out, err
+
+
+def test_replay_finds_what_the_code_would_not_have_written(tmp_path, capsys):
+    path = example_journal(tmp_path)
+    code, out, _ = verb(capsys, "journal", "replay", path)
+    assert code == 0 and "as recorded" in out
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE orders SET state = ? WHERE rowid = (SELECT max(rowid) FROM orders)", (int(State.WORKING),))
+    code, out, _ = verb(capsys, "journal", "replay", path)
+    assert code == 1 and "is open in the journal, not now" in out
+    with sqlite3.connect(path) as db:  # the bars of another moment
+        bodies = "SELECT seq, body FROM events WHERE kind = 'market' ORDER BY seq"
+        (seq, _), *_, (_, other) = db.execute(bodies).fetchall()[2000:2101]
+        db.execute("UPDATE events SET body = ? WHERE seq = ?", (other, seq))
+    code, out, _ = verb(capsys, "journal", "replay", path)
+    assert code == 1 and "cannot be followed beyond event" in out
