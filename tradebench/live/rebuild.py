@@ -8,9 +8,10 @@ __all__ = ['Rebuilt', 'rebuild']
 # %% ../../nbs/live/54_rebuild.ipynb #f08c4c7a
 from dataclasses import dataclass
 
+from ..errors import TradebenchError
 from .record import Fold, each, last_start
 from .selfaudit import batch_differences
-from .types import LiveError, State
+from .types import State
 
 # %% ../../nbs/live/54_rebuild.ipynb #1046867f
 _OPEN = (State.INTENT, State.SENT, State.WORKING, State.UNKNOWN)
@@ -47,7 +48,7 @@ async def rebuild(journal) -> list:
     async for e in each(journal):
         try:
             fold.apply(e)
-        except LiveError as error:
+        except TradebenchError as error:
             broken = [f"the record cannot be followed beyond event {e.seq}: {error}"]
             break
     out = []
