@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import functools
+import json
 import os
+import re
 import resource
 import sqlite3
 import time
@@ -840,3 +842,11 @@ async def test_protection_that_the_venue_does_not_confirm(tmp_path):
         await w.over("protection")
         assert w.venue.snapshot(0).protections["main", "AAA"][0] == 95.0
         await nothing_lost(w)
+
+
+def test_each_row_of_the_table_names_a_test_that_is_here():
+    notebook = json.loads((HERE.parent / "nbs/live/61_emergencies.ipynb").read_text())
+    prose = "".join("".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "markdown")
+    rows = {t for t in re.findall(r"`(test_\w+)`", prose)}
+    here = {n for n in globals() if n.startswith("test_")} - {"test_each_row_of_the_table_names_a_test_that_is_here"}
+    assert rows == here
