@@ -497,8 +497,11 @@ def test_bench_prints_conditions_and_figures_as_json_lines(tradebench):
     code, out, _ = tradebench("bench", "live", "--rows", "300", "--repeats", "2")
     first, *figures = map(json.loads, out.splitlines())
     assert code == 0 and {"processor", "cores", "python", "numba", "tradebench"} <= set(first["conditions"])
-    assert [f["figure"] for f in figures] == ["live_step", "live_bar"]
-    assert all({"measured", "target", "unit", "ok", "repeats", "rows"} <= set(f) for f in figures)
+    names = (
+        "live_step live_bar bar_to_order decision bar_to_order_paced decision_paced symbols start start_with_history"
+    )
+    assert [f["figure"] for f in figures] == names.split()
+    assert all({"measured", "target", "unit", "ok"} <= set(f) for f in figures)
 
 
 def test_bench_check_fails_when_a_figure_misses_its_target(tradebench, monkeypatch):
@@ -536,10 +539,10 @@ def test_readme_names_verbs_and_places_that_exist():
     text = (ROOT / "README.md").read_text()
     known = {words[0] for words, _ in verbs()}
     assert (
-        set(re.findall(r"tradebench ([a-z]+) ?", text.partition("## The command")[2].partition("## What is there")[0]))
+        set(re.findall(r"tradebench ([a-z-]+) ?", text.partition("## The command")[2].partition("## What is there")[0]))
         <= known
     )
-    assert known <= set(re.findall(r"[a-z]+", text.partition("## The command")[2].partition("## What is there")[0]))
+    assert known <= set(re.findall(r"[a-z-]+", text.partition("## The command")[2].partition("## What is there")[0]))
     for place in re.findall(r"\]\(([^)]+)\)", text) + re.findall(
         r"^\| `([^`]+)`", text.partition("## The layout")[2], re.M
     ):

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -676,7 +677,7 @@ def test_journal_that_cannot_be_written_stops_reductions_unless_forced(tmp_path,
             async def broken(*_, **__):
                 raise JournalError("disk full")
 
-            j._write = j.commit = broken
+            j.halt = j._write = j.commit = broken  # not even the latch
             return await Operator(j, "demo", here, who="ann", wait=0.0, patience=5.0, force=force).do("flatten")
 
     with pytest.raises(JournalError, match="--force"):
@@ -685,3 +686,22 @@ def test_journal_that_cannot_be_written_stops_reductions_unless_forced(tmp_path,
     answer = asyncio.run(main(True))
     assert "disk full" in answer.text and not answer.done
     flat(venue, name)
+
+
+def test_process_that_was_stopped_while_it_wrote_does_not_keep_the_kill_from_the_venue(tmp_path, venue, name):
+    venue.open(name)
+    address = str(tmp_path / "j.sqlite")
+    asyncio.run(enter(address, venue, name))
+    db = sqlite3.connect(address, isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        begin = time.monotonic()
+        said = tradebench("flatten", "-j", address, "--by", "ann", "--wait", "0", code=1)
+        assert time.monotonic() - begin < 20
+        assert "not in the journal" in said and "AAPL -100 at 98 filled" in said
+        flat(venue, name)
+    finally:
+        db.execute("ROLLBACK")
+        db.close()
+    said = json.loads(tradebench("status", "-j", address, "--json"))
+    assert said["halted"], "the latch was durable beside the journal"

@@ -406,7 +406,11 @@ ROOT = Path(__file__).parents[1]
 
 def test_an_installed_tradebench_brings_the_notebook_along():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    shipped = {"share/tradebench/runners": ["runners/*.ipynb"], "share/tradebench/nbs": ["nbs/index.ipynb"]}
+    shipped = {
+        "share/tradebench/runners": ["runners/*.ipynb", "runners/*.py"],
+        "share/tradebench/nbs": ["nbs/index.ipynb"],
+        "share/tradebench/sql": ["sql/*.sql"],
+    }
     assert project["tool"]["setuptools"]["data-files"] == shipped
 
 

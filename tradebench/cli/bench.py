@@ -230,9 +230,9 @@ def live_all(rows: int, repeats: int, compare: bool):
     yield from live(rows, repeats, compare)
     from tradebench.cli.bench_live import latency, start, symbols
 
-    yield from latency(2_000, repeats, compare)
-    yield from symbols(12, repeats, compare)
-    yield from start(390, repeats, compare)
+    yield from latency(rows // 10, repeats, compare)
+    yield from symbols(max(rows // 1000, 3), repeats, compare)
+    yield from start(repeats)
 
 
 def orders(rows: int, repeats: int, compare: bool):

@@ -197,19 +197,19 @@ asyncio.run(trade(load_deployment(sys.argv[1]), view=look))
 """
 
 
-def start(rows: int, repeats: int, compare: bool):
+def start(repeats: int):
     "Figures of the start: from the call of the interpreter until the agent trades"
     import subprocess
+    from tradebench.live.deployment import load_deployment
 
-    for name, given in (("start", "sessions=1"), ("start_with_history", f"sessions={max(rows // 390, 1)}")):
+    for name, sessions in (("start", 0), ("start_with_history", 5)):
         with tempfile.TemporaryDirectory(prefix="tradebench-bench-") as folder:
             file = Path(folder, "bench.toml")
-            table = f'strategy = "swing"\nfeed = "sim:minutes,seed=3,{given}"\nunreleased = true\n'
-            file.write_text(f'id = "bench"\n[[account]]\n{table}')
-            if name != "start":
-                from tradebench.live.deployment import load_deployment
-
+            text = 'id = "bench"\n[[account]]\nstrategy = "swing"\nfeed = "sim:minutes,seed=3,sessions={}"\nunreleased = true\n'
+            if sessions:
+                file.write_text(text.format(sessions))
                 run_here(_traded(load_deployment(file), check=False))
+            file.write_text(text.format(sessions + 5))
             took = []
             for _ in range(min(repeats, 5) + 1):
                 began = time.time()
@@ -219,9 +219,9 @@ def start(rows: int, repeats: int, compare: bool):
                         f"bench: the agent did not start: {(got.stderr.strip().splitlines() or ['no message'])[-1]}"
                     )
                 took.append(json.loads(got.stdout.splitlines()[0])["ready"] - began)
-                if name == "start":
+                if not sessions:
                     for x in Path(folder).glob("bench.sqlite*"):
                         x.unlink()
             yield figure(
-                name, float(np.median(took[1:])), 3.0, "s", least=min(took[1:]), first=took[0], repeats=len(took) - 1, history=given,
+                name, float(np.median(took[1:])), 3.0, "s", least=min(took[1:]), first=took[0], repeats=len(took) - 1, sessions=sessions,
             )  # fmt: skip

@@ -52,13 +52,20 @@ class Operator:
         self.journal, self.deployment, self.places, self.who, self.why = journal, deployment, places, who, why
         self.wait, self.patience, self.force, self.problems = wait, patience, force, []
         self.lease = 0  # end of the agent's lease before the command: a halt takes the lease from it
+        self.halted = self.shut = (
+            False  # whether this command has halted the deployment; whether the journal could not be written
+        )
 
     async def _enter(self, work):
-        "Write to the journal; a failure ends the command unless it is forced"
+        """Write to the journal. A failure ends the command unless it is forced, or is a kill whose halt stands already: a process that was
+        stopped while it wrote keeps the journal locked, and must not keep the venue from being reached."""
+        if self.shut:
+            return None
         try:
             return await work() if self.journal is not None else None
         except JournalError as e:
-            if not self.force:
+            self.shut = True
+            if not (self.force or self.halted):
                 raise JournalError(f"{e}; nothing was done: --force acts at the venue without the journal") from None
             self.problems.append(f"not in the journal: {e}")
             return None
@@ -80,6 +87,7 @@ class Operator:
             )
         if not strategy and not symbol:
             await self._enter(lambda: self.journal.halt(self.deployment, kind, self.who, self.why or kind))
+            self.halted = True
             return
         accounts = [p.account for p in chosen(self.places, strategy)]
         for scope in self._scopes(accounts, [symbol] if symbol else []):
@@ -170,12 +178,10 @@ class Operator:
                 left = await self._held(args) if state == "done" and kind in ("flatten", "close") else ""
                 return self._answer(id, state == "done" and left in ("", "; flat"), f"{text}{left}", None)
             if inside and not outside:
-                return self._answer(
-                    id,
-                    False,
-                    "the venue is in the agent's process: it takes the command up when it runs, first thing",
-                    None,
+                then = (
+                    "give the command again then" if self.shut else "it takes the command up when it runs, first thing"
                 )
+                return self._answer(id, False, f"the venue is in the agent's process: {then}", None)
             if not whole:
                 await self._take_over()
         if kind == "halt":
@@ -228,15 +234,18 @@ class Operator:
     async def _act(self, id: str, kind: str, places: list, args: dict) -> Outcome:
         "Carry the command out at each venue"
         from tradebench.live.brokers import open_broker
+        from tradebench.live.journal import open_journal
 
-        found = Outcome()
+        found, journal = Outcome(), self.journal
+        if self.shut and journal is not None:  # what follows need not wait for it each time
+            journal = open_journal(journal.address, readonly=True)
         for text in dict.fromkeys(p.broker for p in places):
             here = [p for p in places if p.broker == text]
             scope = Scope(frozenset(p.account for p in here), frozenset(args["symbols"]))
-            broker = open_broker(text, self.journal)
+            broker = open_broker(text, journal)
             try:
-                hand = Flattener(broker, self.journal, self.deployment, id, scope, collar=args["collar"], ticks={s: t for p in here for s, t in p.ticks.items()},
-                            prices=args["prices"], patience=self.patience, linger=self.wait if self.lease > time.time_ns() else 0.0, force=self.force, who=self.who, why=self.why)  # fmt: skip
+                hand = Flattener(broker, journal, self.deployment, id, scope, collar=args["collar"], ticks={s: t for p in here for s, t in p.ticks.items()},
+                            prices=args["prices"], patience=self.patience, linger=self.wait if self.lease > time.time_ns() else 0.0, force=self.force or self.shut, who=self.who, why=self.why)  # fmt: skip
                 await hand._ask(broker.connect)
                 found = found.merge(
                     await (hand.flatten() if kind in ("flatten", "close") else hand.cancel(args["orders"]))
@@ -245,4 +254,6 @@ class Operator:
                 found.problems.append(str(e))
             finally:
                 await broker.close()
+        if journal is not self.journal:
+            await journal.close()
         return found
