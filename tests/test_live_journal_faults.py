@@ -58,16 +58,26 @@ def child(path, sync="FULL", most=10**9, **env):
     )  # fmt: skip
 
 
+class Damaged(AssertionError):
+    "What was written together is not there together"
+
+
 async def examine(path) -> tuple:
     "(number of batches, findings) of a journal after a fault; every table must be the fold of the same transactions"
     async with open_journal(path) as j:
         events = await j.events(kinds="batch")
         n = len(events)
-        assert [e.body["n"] for e in events] == list(range(n))
-        assert [o.row for o in await j.orders()] == list(range(n))
-        assert [f.fill_id for f in await j.fills()] == [f"f{i}" for i in range(n)]
-        assert [p.qty for p in await j.positions()] == ([float(n)] if n else [])
-        assert [r.t for r in await j.equity_rows("main")] == list(range(n))
+        damaged = Damaged("the tables are not the sum of the events")
+        if not ([e.body["n"] for e in events] == list(range(n))):
+            raise damaged
+        if not ([o.row for o in await j.orders()] == list(range(n))):
+            raise damaged
+        if not ([f.fill_id for f in await j.fills()] == [f"f{i}" for i in range(n)]):
+            raise damaged
+        if not ([p.qty for p in await j.positions()] == ([float(n)] if n else [])):
+            raise damaged
+        if not ([r.t for r in await j.equity_rows("main")] == list(range(n))):
+            raise damaged
         return n, [*j.notes, *await j.findings()]
 
 
@@ -127,7 +137,7 @@ def test_the_power_cut_is_a_real_one(tmp_path, power, sync):
     "Without synchronous=FULL the test above would fail: confirmed commits are gone, or the file is damaged"
     try:
         lives = cuts(tmp_path, power, sync, SEEDS[:2])
-    except JournalError:
+    except (JournalError, Damaged):
         return
     assert any(found < confirmed for confirmed, found in lives), lives
 
