@@ -27,6 +27,7 @@ from tradebench.live.commands import Operator
 from tradebench.live.flatten import Flattener
 from tradebench.live.journal import open_journal
 from tradebench.live.places import find_deployment, places, places_of
+from tradebench.live.sqlite import SqliteJournal
 from tradebench.live.types import AccountSpec, Caps, Fenced, JournalError, LiveError, Order, State, client_id
 
 SYMBOLS = ("AAPL", "IBM")
@@ -688,7 +689,10 @@ def test_journal_that_cannot_be_written_stops_reductions_unless_forced(tmp_path,
     flat(venue, name)
 
 
-def test_process_that_was_stopped_while_it_wrote_does_not_keep_the_kill_from_the_venue(tmp_path, venue, name):
+def test_process_that_was_stopped_while_it_wrote_does_not_keep_the_kill_from_the_venue(
+    tmp_path, venue, name, monkeypatch
+):
+    monkeypatch.setattr(SqliteJournal, "WAIT", 0.5)
     venue.open(name)
     address = str(tmp_path / "j.sqlite")
     asyncio.run(enter(address, venue, name))
