@@ -2296,6 +2296,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'tradebench/live/deployment.py'),
                                             'tradebench.live.deployment._one_feed': ( 'live/deployment.html#_one_feed',
                                                                                       'tradebench/live/deployment.py'),
+                                            'tradebench.live.deployment._released': ( 'live/deployment.html#_released',
+                                                                                      'tradebench/live/deployment.py'),
                                             'tradebench.live.deployment._symbols': ( 'live/deployment.html#_symbols',
                                                                                      'tradebench/live/deployment.py'),
                                             'tradebench.live.deployment._typed': ( 'live/deployment.html#_typed',
