@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'LONG', 'grid', 'draw', 'allowed', 'metric', 'metric_entry', 'Points', 'run_points', 'Plan', 'SweepResult',
-           'Point', 'one_symbol', 'sweep', 'enter_points']
+           'Point', 'one_symbol', 'sweep', 'in_threads', 'enter_points']
 
 # %% ../../nbs/backtest/08_sweep.ipynb #d93ab9db
 import math
@@ -503,11 +503,11 @@ def _work(sims, columns, count, plan, metrics, resume, progress):
             run_points(sims[i][2], part, np.zeros(b - a, ACCOUNT), (m, entry, s[rows]))
         kept.done[job] = 1
 
-    _in_threads(do, [k for k in range(len(jobs)) if not kept.done[k]], len(jobs), plan, progress)
+    in_threads(do, [k for k in range(len(jobs)) if not kept.done[k]], len(jobs), plan, progress)
     return kept.close(), states
 
 
-def _in_threads(do, jobs, total, plan, progress):
+def in_threads(do, jobs, total, plan, progress):
     "Each job once, `plan.workers` at a time: compiled code runs outside the interpreter's lock"
     from rich.progress import Progress
 
