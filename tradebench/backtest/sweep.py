@@ -127,7 +127,7 @@ class Points:
 
     def __init__(self, sim, columns: dict, count: int, accounts=None):
         cls = type(sim.strategy)
-        self.sim, self.columns = sim, columns
+        self.sim, self.columns, self._asked = sim, columns, (None, None)
         self.states = new_states(cls, columns, count, len(sim.bars.symbols))
         self.params = np.zeros(count, cls.records()[0])
         for k, p in cls.params.items():
@@ -143,7 +143,7 @@ class Points:
     def copy(self, accounts=None) -> "Points":
         "The same sets at the same bar, to go on without moving these; `accounts` to write into as above"
         new = object.__new__(Points)
-        new.sim, new.columns, new.params = self.sim, self.columns, self.params
+        new.sim, new.columns, new.params, new._asked = self.sim, self.columns, self.params, self._asked
         new.states, new.slots = self.states.copy(), self.slots.copy()
         new.accounts = np.zeros(len(self), ACCOUNT) if accounts is None else accounts
         new.accounts[:] = self.accounts
@@ -168,9 +168,11 @@ class Points:
             self._call(first, first + step, start, stop, phases, extras, row, own)
 
     def _decided(self, k: int) -> np.ndarray:
-        "Decisions of a pandas function, which depend on its parameters"
+        "Decisions of a pandas function, which depend on its parameters; those of the last set are kept"
         cls, bars = type(self.sim.strategy), self.sim.bars
-        return input_array(cls, bars, cls(**self.values(k)).columns(bars))
+        if self._asked[0] != k:
+            self._asked = k, input_array(cls, bars, cls(**self.values(k)).columns(bars))
+        return self._asked[1]
 
     def _call(self, first, last, start, stop, phases, extras, equity, own):
         sim, bars, out = self.sim, self.sim.bars, np.zeros_like(self.sim.out)

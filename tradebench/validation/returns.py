@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['strategy_class', 'sets_of', 'SetReturns', 'in_memory', 'blocks', 'workers_of', 'returns_of', 'to_returns', 'stats_of']
 
-# %% ../../nbs/validation/00_returns.ipynb #d46e581d
+# %% ../../nbs/validation/00_returns.ipynb #fd241b50
 import os
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from ..backtest.simulation import account_metrics, simulation
 from ..backtest.sweep import LONG, Plan, Points, allowed, draw, enter_points, grid, in_threads
 from ..data.bars import Bars, prepare
 from ..errors import EngineError, StrategyError
+from ..strategies.follow import PandasStrategy
 from ..strategies.strategy import Strategy
 
 # %% ../../nbs/validation/00_returns.ipynb #cfb163a6
@@ -84,7 +85,7 @@ def _given(cls, sets, fixed: dict) -> dict:
 def _plain(value):
     return value.item() if isinstance(value, np.generic) else value
 
-# %% ../../nbs/validation/00_returns.ipynb #c13ac248
+# %% ../../nbs/validation/00_returns.ipynb #6a5559b6
 @dataclass
 class SetReturns:
     """Returns of P parameter sets over T bars. See `returns_of`.
@@ -154,6 +155,8 @@ def in_memory(size: float, ceiling_mb: float | None, what: str) -> None:
 
 def blocks(sim, count: int, workers: int) -> list:
     "(first, last) of blocks of sets: at most 4 MiB of state in each, and enough of them for all workers"
+    if isinstance(sim.strategy, PandasStrategy):  # its decisions are kept for one set at a time
+        return [(k, k + 1) for k in range(count)]
     one = Points(sim, {k: np.array([v]) for k, v in sim.strategy.values.items()}, 1)
     each = one.states.nbytes + one.params.nbytes + one.slots.nbytes + ACCOUNT.itemsize
     size = int(np.clip(count // (workers * 4), 1, max(1, 2**22 // each)))
