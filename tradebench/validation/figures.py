@@ -110,7 +110,7 @@ def plot_choices(w):
         **layout,
     )  # fmt: skip
 
-# %% ../../nbs/validation/03_figures.ipynb #a6831c02
+# %% ../../nbs/validation/03_figures.ipynb #f91ef786
 def plot_paths(c):
     "Equity of each path of combinatorial splits (grey), the middle one of them (blue), from 1"
     growth = np.cumprod(1 + c.path_returns, axis=0)
@@ -120,7 +120,7 @@ def plot_paths(c):
     for j in [*(j for j in order if j != middle), middle]:
         at, ours = thin(growth[:, j], points=1200), j == middle
         name = "Middle path" if ours else "Paths"
-        more = dict(legendgroup=name, showlegend=ours or j == order[0], width=1.8 if ours else 1.0)
+        more = dict(legendgroup=name, showlegend=bool(ours or j == order[0]), width=1.8 if ours else 1.0)
         hover = f"path {j}: %{{y:.3f}}<extra></extra>"
         traces.append(line_trace(x[at], growth[at, j], name, BLUE if ours else "#B8C0C8", hover, **more))
     return draw(
