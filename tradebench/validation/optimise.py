@@ -140,9 +140,6 @@ def optimise(
     The result depends on the arguments and the seed, not on workers or on where it was interrupted (but see above on shared storages).
     Raises StrategyError, EngineError, DataError, and RunError for a storage that holds another study.
     """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     metrics = (metric,) if isinstance(metric, str) else tuple(metric)
     if wrong := [m for m in metrics if m not in BETTER]:
         raise EngineError(unknown("metric", wrong[0], BETTER, "(of a search)"))

@@ -69,6 +69,7 @@ def open_study(storage: str, name: str, header: dict, distributions: dict, objec
     "(the Optuna study with what is known of it, its StudyFile or None)"
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line for each trial else
     directions = ["maximize"] * objectives
     if "://" in storage:
         study = optuna.create_study(
