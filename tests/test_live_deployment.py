@@ -133,7 +133,7 @@ REFUSED = [
     (ENTRY + "symbols = [3]", "no symbol"),
     (ENTRY + 'broker = "paperr"', "did you mean paper"),
     (ENTRY + 'name = "a/b"', "name"),
-    (ENTRY + 'release = "r7"', "release bundles come with"),
+    (ENTRY + 'release = "nosuch7"', "no bundle 'nosuch7'"),
     (ENTRY.replace("unreleased = true", ""), "unreleased = true"),
     (ENTRY.replace("true", '"yes"'), "true or false"),
     (ENTRY + '[[account]]\nstrategy = "sma_cross"\nfeed = "AAPL"\nunreleased = true', "two accounts are called 'main'"),

@@ -278,3 +278,16 @@ def test_sweep_is_one_row_of_the_ledger_with_its_count(bars, tmp_path, monkeypat
         assert ledger.count() == 8
     finally:
         settings.cache_clear()
+
+
+@tb.pandas_strategy
+def swept_mean(bars, n=param(20, 2, 100, "bars in the average")):
+    "Long while the close is above its average."
+    return (bars["close"] > bars["close"].rolling(n).mean()).astype(float)
+
+
+def test_a_pandas_strategy_is_asked_anew_for_each_set(bars):
+    found = sweep(swept_mean, bars, n=[5, 20, 60], costs=COSTS, progress=False, workers=2)
+    single = [tb.backtest(swept_mean(n=n), bars, costs=COSTS).metrics["sharpe"] for n in found.frame["n"]]
+    np.testing.assert_allclose(found.frame["sharpe"], single, rtol=1e-9)
+    assert found.frame["sharpe"].nunique() == 3

@@ -69,8 +69,8 @@ def chosen(file: str, strategy: str, feed: str, **given):
                 f"{file} says what is traded: leave out --{extra[0].removesuffix('s') if extra[0] == 'params' else extra[0]}, or the file"
             )
         return load_deployment(file)
-    if not (strategy and feed):
-        raise RunError("trade what? Give a deployment file, or --strategy and --feed")
+    if not ((strategy or told.get("release")) and feed):
+        raise RunError("trade what? Give a deployment file, or --strategy (or --release) and --feed")
     return shorthand(strategy, feed, **told)
 
 # %% ../../nbs/cli/10_live.ipynb #1b1b0d64
@@ -95,6 +95,12 @@ def live(
     options: arg.EngineOptions = "",
     id: Named = "",
     journal: JournalAt = "",
+    release: Annotated[
+        str,
+        typer.Option(
+            metavar="BUNDLE", help="A release bundle by alias or hash, in place of --strategy.", show_default=False
+        ),
+    ] = "",
     unreleased: Annotated[
         bool,
         typer.Option("--unreleased", help="Trade a strategy without a release bundle at another broker than paper."),
@@ -113,10 +119,11 @@ def live(
       tradebench live demo.toml --dry-run
       tradebench live --strategy sma_cross --feed ccxt:binance:BTC/USDT,1m --broker paper
       tradebench live -s scalping -f sim:minutes,speed=60 --json
+      tradebench live --release champion --feed ccxt:binance:BTC/USDT,1m
     """
     d = chosen(
         deployment, strategy, feed, broker=broker, params=arg.params(param), symbols=symbols, anchor=anchor, capital=capital, costs=costs,
-        sizing=sizing, limits=limits, options=options, id=id, journal=journal, unreleased=unreleased,
+        sizing=sizing, limits=limits, options=options, id=id, journal=journal, unreleased=unreleased, release=release,
     )  # fmt: skip
     if dry_run:
         return rehearse(d)

@@ -385,7 +385,7 @@ def _account_status(agent, a) -> dict:
         strategy=book.strategy.name(), params=dict(book.strategy.values), symbols=list(book.symbols), ts=int(book.ts[0]), bars=book.t + 1,
         equity=equity, cash=float(book.account["cash"]), pnl=equity - book.initial, positions=positions,
         orders=dict(open=len(a.live), unknown=len(a.unknown())), last_decision=agent.last_decision.get(a.name, {}),
-        unreleased=config.unreleased, failed=agent.failed.get(a.name, ""), halted=bool(book.account["halted"]),
+        unreleased=config.unreleased, release=config.release, failed=agent.failed.get(a.name, ""), halted=bool(book.account["halted"]),
         unprotected=a.unprotected(),
     )  # fmt: skip
 

