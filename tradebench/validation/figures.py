@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['LABELS', 'plot_walkforward', 'plot_choices', 'plot_paths', 'plot_distribution']
 
-# %% ../../nbs/validation/03_figures.ipynb #774db461
+# %% ../../nbs/validation/03_figures.ipynb #ab3ca2e7
 import numpy as np
 
 from tradebench.backtest.canvas import (
     BLUE,
-    GRID,
     INK,
     MUTED,
     ORANGE,
@@ -23,7 +22,7 @@ from tradebench.backtest.canvas import (
     thin,
 )
 
-# %% ../../nbs/validation/03_figures.ipynb #ec597fc0
+# %% ../../nbs/validation/03_figures.ipynb #6dddb957
 LABELS = dict(sharpe="Sharpe ratio", sortino="Sortino ratio", calmar="Calmar ratio", total_return="Return", annual_return="Return a year",
               max_drawdown="Max drawdown", profit_factor="Profit factor", expectancy="Expectancy", hit_rate="Hit rate")  # fmt: skip
 _PER_CENT = ("total_return", "annual_return", "max_drawdown", "hit_rate")
@@ -53,7 +52,16 @@ def plot_walkforward(w):
         )  # fmt: skip
     starts = _ms(f["test_start"])
     lines = [
-        dict(type="line", x0=x, x1=x, y0=0, y1=1, yref="paper", layer="below", line=dict(color=GRID, width=1))
+        dict(
+            type="line",
+            x0=x,
+            x1=x,
+            y0=0,
+            y1=1,
+            yref="paper",
+            layer="below",
+            line=dict(color="#C9CFD6", width=1, dash="dot"),
+        )
         for x in starts
     ]
     return draw(

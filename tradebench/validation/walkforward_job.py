@@ -85,7 +85,7 @@ def run_walkforward(job: WalkForwardJob) -> Study:
     result = walkforward(found["strategy"], bars, **how, **job.arguments())
     return Study(job, result, dict(load=loaded - start, study=time.perf_counter() - loaded))
 
-# %% ../../nbs/validation/06_walkforward_job.ipynb #9d61c995
+# %% ../../nbs/validation/06_walkforward_job.ipynb #22c80785
 def _headline(w) -> list:
     from tradebench.backtest.metrics import text
 
@@ -104,7 +104,7 @@ def _headline(w) -> list:
         ("Closed trades", f"{x['trades']:,}", f"in {x['folds']} test windows", 0),
         ("Total return", f"{x['total_return']:+,.2%}", f"buy and hold {hold['total_return']:+,.2%}", x["total_return"]),
         ("Return a year", f"{x['annual_return']:+.2%}", f"buy and hold {hold['annual_return']:+.2%}", x["annual_return"]),
-        ("Sharpe ratio", plain(x["sharpe"]), f"buy and hold {plain(hold['sharpe'])}, best set {plain(best['sharpe'])}", 0),
+        ("Sharpe, whole equity", plain(x["sharpe"]), f"buy and hold {plain(hold['sharpe'])}, best set {plain(best['sharpe'])}", 0),
         ("Max drawdown", f"{x['max_drawdown']:.2%}", f"buy and hold {hold['max_drawdown']:.2%}", 0),
         ("Volatility", f"{x['volatility']:.2%}", f"buy and hold {hold['volatility']:.2%}", 0),
         ("Sets searched", f"{x['sets']:,}", beats, 0),
@@ -157,10 +157,10 @@ def _tables(w) -> dict:
         high=("Highest", "s" if words else "p"),
         distinct=("Distinct", "n"),
     )
-    stable |= dict(changes=("Refits that moved it", "%"), move=("Mean move, of the range", "%"))
+    stable |= dict(changes=("Moved", "%"), move=("Mean move", "%"))
     return dict(
         comparison=html_table(comparison, columns),
-        folds=html_table(f, fold, cls="tall" if len(f) > 14 else ""),
+        folds=html_table(f, fold, cls="tall" if len(f) > 30 else ""),
         stability=html_table(s, stable),
     )
 
@@ -207,7 +207,8 @@ def walkforward_page(study: Study, provenance: dict | None = None) -> str:
         "Folds": card("", t["folds"], "Rank: share of the other sets that did worse out of sample. Efficiency: return a bar out of sample over that in sample; a dash where the fit lost."),
         "Choices": two(
             html_figure("choices", w.plot_choices(), "Chosen values, within the searched range", "Chosen values by fold"),
-            card("How far they move", t["stability"], "A choice that jumps across the range from fold to fold follows noise; one that stays has something to stay for."),
+            card("How far they move", t["stability"], "Moved: share of the refits that changed the value. Mean move: distance of a change as a share of the searched range. A choice that jumps across "
+                 "the range from fold to fold follows noise; one that stays has something to stay for."),
         ) if w.varied else "<p class=muted>No parameter varies.</p>",
         "Windows": html_figure("splits", plot_splits(w.folds), "", "Training and test windows", rules),
         "Settings": two(
