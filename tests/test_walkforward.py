@@ -18,7 +18,7 @@ from tradebench.errors import DataError, EngineError, RunError, StrategyError
 from tradebench.features.indicator import SMA, sma
 from tradebench.params import param
 from tradebench.validation.cpcv import choice_under_splits, cpcv
-from tradebench.validation.returns import returns_of, set_at, sets_of
+from tradebench.validation.returns import returns_of, set_at, sets_of, to_returns
 from tradebench.validation.splits import cpcv_splits
 from tradebench.validation.walkforward import walkforward
 from tradebench.validation.walkforward_job import WalkForwardJob, run_walkforward, walkforward_page
@@ -86,6 +86,11 @@ def test_every_column_is_its_backtest_bit_for_bit(count, seed, at_end, drawdown,
         )
         traded = float((single.fills["qty"].abs() * single.fills["price"]).sum()) / 5e4
         np.testing.assert_allclose(r.stats["turnover"][k], traded, rtol=1e-9)
+
+
+def test_returns_after_ruin_are_zero_as_in_a_result():
+    equity = np.array([110.0, 55.0, 0.0, 0.0, -3.0, -4.0])
+    assert to_returns(equity.copy(), 100.0).tolist() == [110 / 100 - 1, 55 / 110 - 1, -1.0, 0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("name, data", [("rotation", "stocks5"), ("swing", "AAPL"), ("gap_and_go", "AAPL")])

@@ -85,7 +85,7 @@ def run_walkforward(job: WalkForwardJob) -> Study:
     result = walkforward(found["strategy"], bars, **how, **job.arguments())
     return Study(job, result, dict(load=loaded - start, study=time.perf_counter() - loaded))
 
-# %% ../../nbs/validation/06_walkforward_job.ipynb #22c80785
+# %% ../../nbs/validation/06_walkforward_job.ipynb #899dc209
 def _headline(w) -> list:
     from tradebench.backtest.metrics import text
 
@@ -169,7 +169,7 @@ def walkforward_page(study: Study, provenance: dict | None = None) -> str:
     "The page of a study"
     from tradebench.backtest.page import definitions, html_figure
     from tradebench.validation.page import card, cards, html_page, two
-    from tradebench.validation.splits import plot_splits
+    from tradebench.validation.figures import plot_splits
 
     w, job, t = study.result, study.job, _tables(study.result)
     name = registry.split_address(job.strategy)[1] if registry.is_address(job.strategy) else job.strategy
