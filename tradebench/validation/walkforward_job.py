@@ -85,7 +85,7 @@ def run_walkforward(job: WalkForwardJob) -> Study:
     result = walkforward(found["strategy"], bars, **how, **job.arguments())
     return Study(job, result, dict(load=loaded - start, study=time.perf_counter() - loaded))
 
-# %% ../../nbs/validation/06_walkforward_job.ipynb #899dc209
+# %% ../../nbs/validation/06_walkforward_job.ipynb #4b70a70b
 def _headline(w) -> list:
     from tradebench.backtest.metrics import text
 
@@ -198,7 +198,8 @@ def walkforward_page(study: Study, provenance: dict | None = None) -> str:
         "Each window starts with a fresh account and warm indicators; its first decision is the one at the close of its first bar. "
         + ("What is held at the last close of a window is closed there, with costs." if job.at_end == "close" else "What is held at the last close of a window is left at its mark.")
     )  # fmt: skip
-    hindsight = ", ".join(f"{k} {w.best[k]}" for k in w.varied) if w.best else "none"
+    short = lambda v: f"{v:.4g}" if isinstance(v, float) else str(v)  # noqa: E731
+    hindsight = ", ".join(f"{k} {short(w.best[k])}" for k in w.varied) if w.best else "none"
     sections = {
         "": cards(_headline(w)),
         "Equity": html_figure("equity", w.plot(), "", "Stitched out-of-sample equity and the metric of each fold",
