@@ -15,7 +15,6 @@ from tradebench.validation.splits import (
     cpcv_splits,
     embargo_end,
     label_ends,
-    plot_splits,
     purged_kfold,
     runs,
     timeline,
@@ -218,7 +217,7 @@ def test_sessions_too_few_or_too_long_are_named(minutes):
 
 def test_picture_has_every_stretch(minutes):
     folds = purged_kfold(minutes, 5, horizon=10, embargo=20)
-    fig = plot_splits(folds)
+    fig = folds.plot()
     assert [t.name for t in fig.data] == ["train", "purged or embargoed", "test"]
     assert sum(v is None for v in fig.data[2].x) == 5
     assert folds.frame()["dropped"].gt(0).any() and len(fig.to_json()) < 40_000

@@ -28,6 +28,10 @@ _WHERE = {
     "registry": ("find", "catalogue"),
     "risk.sizing": ("Sizing", "Limits", "fraction", "quantity", "volatility", "kelly"),
     "strategies.follow": ("pandas_strategy",),
+    "validation.cpcv": ("cpcv",),
+    "validation.returns": ("returns_of",),
+    "validation.splits": ("walk_forward_splits", "purged_kfold", "cpcv_splits"),
+    "validation.walkforward": ("walkforward",),
     "strategies.strategy": ("strategy", "column", "higher", "decide", "long_if", "short_if", "hold", "flat"),
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names}

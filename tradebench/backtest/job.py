@@ -9,8 +9,9 @@ __all__ = ['pairs', 'made', 'costs_from', 'sizing_from', 'Job', 'words', 'check'
 # %% ../../nbs/backtest/09_job.ipynb #c77ea580
 import math
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -100,7 +101,11 @@ _LOADING = (
 @dataclass
 class Job:
     """A backtest in plain data. What is empty (or 0) has its default: the strategy's parameters, the settings' costs and account, the engine's
-    options. `load`: arguments of `tradebench.load` such as stamp and tz. `out`: the folder to write into; empty writes nothing."""
+    options. `load`: arguments of `tradebench.load` such as stamp and tz. `out`: the folder to write into; empty writes nothing.
+
+    A study with further parameters is a subclass: `runner` names its notebook in runners/, `check_more` what can be wrong with them."""
+
+    runner: ClassVar[str] = "backtest"
 
     strategy: str = "sma_cross"
     data: str | list = "AAPL"
@@ -120,7 +125,8 @@ class Job:
     def __post_init__(self):
         for f in fields(self):
             value = _plain(getattr(self, f.name))
-            setattr(self, f.name, f.default_factory() if value is None and f.name in ("params", "load") else value)
+            empty = value is None and f.default_factory is not MISSING
+            setattr(self, f.name, f.default_factory() if empty else value)
         self.start, self.end, self.out = (
             str(x) if x not in (None, "") else "" for x in (self.start, self.end, self.out)
         )
@@ -134,8 +140,11 @@ class Job:
         own = {k: v for k, v in variables.items() if k[0] != "_" and k not in ("In", "Out") and isinstance(v, plain)}
         names = [f.name for f in fields(cls)]
         if wrong := [k for k in own if k not in names]:
-            raise RunError(unknown("parameter", wrong[0], names, "(of runners/backtest.ipynb)"))
+            raise RunError(unknown("parameter", wrong[0], names, f"(of runners/{cls.runner}.ipynb)"))
         return cls(**own)
+
+    def check_more(self, found: dict) -> None:
+        "Raises a TradebenchError for what is wrong with the parameters of a subclass; `found`: what `check` has made of the others"
 
     def plain(self) -> dict:
         "As plain data"
@@ -188,6 +197,7 @@ def check(job: Job) -> dict:
     )
     found["options"] = made(Options, options, "options")
     _check_data(job)
+    job.check_more(found)
     return found
 
 

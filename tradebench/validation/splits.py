@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST', 'Fold', 'runs', 'Folds', 'Timeline', 'timeline', 'label_ends', 'embargo_end', 'purged', 'walk_forward_splits',
-           'group_bounds', 'purged_kfold', 'Combinations', 'cpcv_splits', 'plot_splits']
+           'group_bounds', 'purged_kfold', 'Combinations', 'cpcv_splits']
 
 # %% ../../nbs/validation/01_splits.ipynb #31e5e5f2
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import DataError
 
-# %% ../../nbs/validation/01_splits.ipynb #16b68f0a
+# %% ../../nbs/validation/01_splits.ipynb #e85ff978
 @dataclass(frozen=True, eq=False)
 class Fold:
     "Training and test rows (int64, increasing) of one split; `groups`: the numbers of the groups tested, where there are groups"
@@ -75,7 +75,9 @@ class Folds:
         return pd.DataFrame(rows).set_index("fold")
 
     def plot(self):
-        "Picture of the folds, see `plot_splits`"
+        "Picture of the folds, one line each: training, test, and what was left out between them"
+        from tradebench.validation.figures import plot_splits
+
         return plot_splits(self)
 
     def __repr__(self):
@@ -365,47 +367,3 @@ def cpcv_splits(
     name = lambda c: "groups " + " ".join(map(str, c))  # noqa: E731
     folds = [_fold(line, bounds, c, ends, embargo, name(c)) for c in combinations(range(groups), k)]
     return Combinations(folds, line.n, line.index, ends, bounds)
-
-# %% ../../nbs/validation/01_splits.ipynb #cb2ebb91
-def plot_splits(folds: Folds, title: str | None = None):
-    "Plotly figure of the folds, one line each: training, test, and what was purged or under embargo"
-    from tradebench.backtest.canvas import BLUE, GRID, ORANGE, draw, millis
-
-    x = np.arange(folds.n) if folds.index is None else millis(folds.index)
-    step = float(np.median(np.diff(x[:1000])))
-    right = np.append(x, x[-1] + step)  # a stretch ends where the next row begins
-
-    def trace(name, color, parts, hover):
-        xs, ys = [], []
-        for y, (a, b) in parts:
-            xs += [x[a], min(right[b], x[b - 1] + 4 * step), None]
-            ys += [y, y, None]
-        line = dict(color=color, width=max(3, min(14, 420 / max(len(folds), 1))))
-        return dict(
-            type="scatter", mode="lines", name=name, x=xs, y=ys, line=line, hovertemplate=hover, connectgaps=False
-        )
-
-    names = [f.name for f in folds]
-    parts = dict(train=[], out=[], test=[])
-    for f in folds:
-        used = np.union1d(f.train, f.test)
-        gone = np.setdiff1d(np.arange(used[0], used[-1] + 1), used)
-        for key, rows in dict(train=f.train, test=f.test, out=gone).items():
-            parts[key] += [(f.name, r) for r in runs(rows)]
-    traces = [
-        trace("train", BLUE, parts["train"], "%{y}: train<extra></extra>"),
-        trace("purged or embargoed", "#B8C0C8", parts["out"], "%{y}: left out<extra></extra>"),
-        trace("test", ORANGE, parts["test"], "%{y}: test<extra></extra>"),
-    ]
-    kind = dict(type="date") if folds.index is not None else dict(title="row")
-    y = dict(
-        type="category",
-        categoryorder="array",
-        categoryarray=names[::-1],
-        showgrid=False,
-        showticklabels=len(names) <= 60,
-    )
-    return draw(
-        title or f"{folds.kind}: {len(folds)} folds", [t for t in traces if t["x"]], height=130 + max(120, min(22 * len(folds), 640)),
-        xaxis=kind | dict(showgrid=True, gridcolor=GRID), yaxis=y, hovermode="closest",
-    )  # fmt: skip

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WalkForward', 'walkforward']
 
-# %% ../../nbs/validation/02_walkforward.ipynb #dd2a0936
+# %% ../../nbs/validation/02_walkforward.ipynb #4d8d019f
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
@@ -17,11 +17,11 @@ from ..backtest.simulation import account_metrics, simulation
 from ..backtest.sweep import LONG, Plan, enter_points
 from ..data.bars import prepare
 from ..errors import EngineError, unknown
-from .returns import in_memory, sets_of, strategy_class, workers_of
+from .returns import in_memory, set_at, sets_of, strategy_class, workers_of
 from .splits import Folds, walk_forward_splits
 from .windows import BETTER, chosen_sets, run_windows, window_returns
 
-# %% ../../nbs/validation/02_walkforward.ipynb #a24f5d9d
+# %% ../../nbs/validation/02_walkforward.ipynb #76342722
 @dataclass
 class WalkForward:
     """A walk-forward study; see `walkforward`.
@@ -71,9 +71,7 @@ class WalkForward:
         "Parameters of the set that was best over the whole test span, known with hindsight; {} where none is defined"
         if np.isnan(self.fixed).all():
             return {}
-        return {
-            k: v.item() if isinstance(v, np.generic) else v for k, v in self.sets.iloc[np.nanargmax(self.fixed)].items()
-        }
+        return set_at(self.sets, int(np.nanargmax(self.fixed)))
 
     @cached_property
     def hold_returns(self):
@@ -180,7 +178,7 @@ def _score(returns, metric: str, periods_per_year: float) -> float:
     whole = dict(total_return=m.total_return, max_drawdown=m.max_drawdown)
     return whole[metric](returns) if metric in whole else float("nan")
 
-# %% ../../nbs/validation/02_walkforward.ipynb #22a68de1
+# %% ../../nbs/validation/02_walkforward.ipynb #db2908b4
 def walkforward(
     strategy, bars, sets=None, *, train: int, test: int, anchored: bool = False, metric: str = "sharpe", purge: int = 0, embargo=0, top: int = 1,
     select="best", at_end: str = "close", unit: str = "bars", sessions: bool | None = None, samples: int | None = None, seed: int = 0,
@@ -210,7 +208,7 @@ def walkforward(
     )
     how = dict(costs=costs, sizing=sizing, limits=limits, options=options, initial=initial)
     table = _table(columns, count)
-    first = cls(**_set(table, 0))
+    first = cls(**set_at(table, 0))
     plain = simulation(first, bars, **how)
     own = dict(options=replace(plain.options, at_end=at_end))
     sim = simulation(first, bars, **how | own)
@@ -256,22 +254,18 @@ def walkforward(
         _series(_traded(sim, table, best, whole), bars, whole), how | asked, _enter(plain, columns, count, bars, asked), notes,
     )  # fmt: skip
 
-# %% ../../nbs/validation/02_walkforward.ipynb #8428c658
+# %% ../../nbs/validation/02_walkforward.ipynb #83ffc1b8
 def _table(columns: dict, count: int):
     import pandas as pd
 
     return pd.DataFrame(columns, index=range(count))
 
 
-def _set(table, k: int) -> dict:
-    return {name: v.item() if isinstance(v := table[name].iloc[k], np.generic) else v for name in table.columns}
-
-
 def _traded(sim, table, chosen, window) -> np.ndarray:
     "Returns of the window for the chosen sets in equal parts; zeros where none was chosen"
     if not len(chosen):
         return np.zeros(window[1] - window[0])
-    return window_returns(sim, [_set(table, k) for k in chosen], *window).mean(axis=1)
+    return window_returns(sim, [set_at(table, k) for k in chosen], *window).mean(axis=1)
 
 
 def _series(returns, bars, whole):
@@ -284,7 +278,7 @@ def _row(fold, bars, table, chosen, returns, inside, outside, trained, tested) -
     "What is said of a fold"
     at, n = bars.index, bars.periods_per_year
     row = dict(fold=fold.name, train_start=at[fold.train[0]], train_end=at[fold.train[-1]], test_start=at[fold.test[0]])
-    row |= dict(test_end=at[fold.test[-1]], bars=len(fold.test)) | (_set(table, chosen[0]) if len(chosen) else {})
+    row |= dict(test_end=at[fold.test[-1]], bars=len(fold.test)) | (set_at(table, chosen[0]) if len(chosen) else {})
     nan = float("nan")
     if len(chosen):
         a, others = trained[chosen], np.delete(outside, chosen)
