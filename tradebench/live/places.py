@@ -79,7 +79,7 @@ async def find_deployment(journal, name: str = "") -> str:
     known = await deployments(journal)
     if name and name not in known:
         raise LiveError(
-            f"{unknown('deployment', name, known)} in this journal"
+            unknown("deployment", name, known, "(in this journal)")
             if known
             else f"no deployment has used this journal yet, {name!r} neither"
         )
