@@ -6,6 +6,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tradebench.cli.days import _date
@@ -13,10 +14,13 @@ from tradebench.cli.live import check_start
 from tradebench.errors import RunError
 from tradebench.live.agent import Agent
 from tradebench.live.deployment import parse, shorthand
+from tradebench.live.feeds import FeedBase, open_feed
+from tradebench.live.intake import fitting
 from tradebench.live.journal import open_journal
+from tradebench.live.lease import holder_name
 from tradebench.live.replay import replay_and_compare
 from tradebench.live.standing import lines, standing
-from tradebench.live.types import BrokerError, FeedError, LiveError
+from tradebench.live.types import Batch, BrokerError, FeedError, LiveError
 from tradebench.live.view import summary_line
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,3 +157,46 @@ def test_lines_of_the_view_say_what_was_refused_and_invent_no_equity():
     assert summary_line(dict(mode="starting", accounts={})) == "starting"
     status = dict(mode="trading", refusals=7, accounts=dict(a=dict(equity=1.0, pnl=0.0, bars=1, ts=1, positions={})))
     assert summary_line(status).endswith("0 positions, 7 orders refused")
+
+
+def test_a_journal_keeps_accounts_of_two_deployments_apart(tmp_path):
+    one, two = (deployment(tmp_path, "sim:minutes,sessions=1", id=name) for name in ("one", "two"))
+    asyncio.run(started(one))
+    with pytest.raises(LiveError, match="account 'main' in this journal belongs to deployment 'one'"):
+        asyncio.run(started(two))
+    assert asyncio.run(started(one))[0] == 0
+
+
+def test_an_agent_whose_process_is_gone_is_not_called_alive(tmp_path):
+    async def look():
+        async with open_journal(tmp_path / "j.sqlite") as journal:
+            child = await asyncio.create_subprocess_exec("sleep", "60")
+            name = holder_name(child.pid)
+            await journal.acquire("demo", name, 60.0)
+            before = await standing(journal, "demo")
+            child.kill()
+            await child.wait()
+            return before, await standing(journal, "demo")
+
+    before, after = asyncio.run(look())
+    assert before["agent"] == "alive" and after["agent"] == "silent" and "its process is gone" in lines(after)[0]
+
+
+@pytest.mark.parametrize(
+    ("raw", "flags", "message"),
+    [
+        (np.ones((2, 5)), np.zeros(1, np.uint8), r"raw is float64 \(2, 5\), and float64 \(1, 5\) is wanted"),
+        (np.ones((1, 5)), np.zeros((1, 4), np.uint8), r"flags is uint8 \(1, 4\)"),
+        (np.ones((1, 5)), np.zeros(1), r"flags is float64 \(1,\), and uint8"),
+        ([[1.0] * 5], np.zeros(1, np.uint8), "raw is list"),
+    ],
+)
+def test_a_batch_of_another_shape_is_refused_in_words(raw, flags, message):
+    with pytest.raises(FeedError, match=message):
+        fitting(FeedBase(("A",), "1min", "24/7"), Batch(1, raw, flags))
+
+
+def test_a_feed_of_ones_own_that_cannot_be_made(tmp_path):
+    (tmp_path / "mine.py").write_text("class Mine:\n    def __init__(self):\n        raise KeyError('oops')\n")
+    with pytest.raises(FeedError, match="KeyError: 'oops'"):
+        open_feed(f"{tmp_path}/mine.py:Mine")

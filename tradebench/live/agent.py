@@ -26,6 +26,7 @@ from .intake import freshness_of, of_now
 from .keeper import keep
 from .lease import Held, holder_name, take
 from .obey import adopt, obey
+from .places import alone
 from .pretrade import load_controls
 from .reconcile import reconcile, resolve
 from .streams import Stream, connected, open_account, open_stream, spec_of, stream_name
@@ -168,6 +169,7 @@ class Agent:
         "Take the lease, open everything, make the accounts again from the journal, compare with the venue"
         self.mode, d = "starting", self.deployment
         await flush(self)
+        await alone(self.journal, d.id, [a.name for a in d.accounts])
         tell = lambda text: self.doubts.say("held", text)  # noqa: E731
         self.epoch = await take(self.journal, d.id, self.holder, self.lease, self.clock, tell, lambda: self.stopping)
         control = await self.journal.control(d.id)

@@ -9,6 +9,7 @@ __all__ = ['standing', 'lines']
 import math
 import time
 
+from .lease import gone
 from .types import OPEN, State
 
 # %% ../../nbs/live/14_standing.ipynb #c7fa8555
@@ -22,7 +23,7 @@ async def standing(journal, deployment: str, now: int | None = None) -> dict:
     reduce), positions, orders (open ones), commands (the last ten, pending ones first)."""
     now = time.time_ns() if now is None else now
     c = await journal.control(deployment)
-    alive = c.holder and c.lease_until > now
+    alive = c.holder and c.lease_until > now and not gone(c.holder)
     said = [] if alive or not c.holder else await journal.events(await journal.last() - 1)
     state = (
         "alive" if alive else "none" if not c.holder else "stopped" if said and said[-1].kind == "stop" else "silent"
@@ -51,7 +52,8 @@ def lines(found: dict) -> list:
     agent = {
         "alive": f"agent {found['holder']} is alive",
         "silent": f"agent {found['holder']} is silent"
-        + (f": its lease ended {-found['lease_s']:,.0f} s ago" if found["lease_s"] > -1e8 else ""),
+        + (f": its lease ended {-found['lease_s']:,.0f} s ago" if 0 > found["lease_s"] > -1e8 else "")
+        + (": its process is gone" if found["lease_s"] >= 0 else ""),
         "stopped": f"agent {found['holder']} has stopped in order, {-found['lease_s']:,.0f} s ago",
         "none": "no agent has ever traded it",
     }[found["agent"]]
