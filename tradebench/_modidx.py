@@ -2725,6 +2725,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'tradebench.live.intake.look_at_symbols': ( 'live/intake.html#look_at_symbols',
                                                                                     'tradebench/live/intake.py'),
                                         'tradebench.live.intake.of_now': ('live/intake.html#of_now', 'tradebench/live/intake.py'),
+                                        'tradebench.live.intake.possible': ('live/intake.html#possible', 'tradebench/live/intake.py'),
                                         'tradebench.live.intake.sane': ('live/intake.html#sane', 'tradebench/live/intake.py')},
             'tradebench.live.journal': { 'tradebench.live.journal.Journal': ('live/journal.html#journal', 'tradebench/live/journal.py'),
                                          'tradebench.live.journal.Journal._check': ( 'live/journal.html#journal._check',

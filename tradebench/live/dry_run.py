@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..errors import TradebenchError
 from .config import AccountConfig, Deployment
-from .types import Caps, LiveError
+from .types import Caps, JournalError, LiveError
 
 PATIENCE = 15.0  # seconds for a feed or a broker to answer
 
@@ -129,9 +129,14 @@ async def _journal(d: Deployment):
     journal = open_journal(d.journal, readonly=True, create=False)
     journal = await journal if inspect.isawaitable(journal) else journal
     try:
-        await alone(journal, d.id, [a.name for a in d.accounts])
+        try:
+            await alone(journal, d.id, [a.name for a in d.accounts])
+        except JournalError as e:
+            if "the schema is empty" not in str(e):
+                raise
+            return f"{journal.address}: will be made"
         control = await journal.control(d.id)
-        told = f"{d.journal}: epoch {control.epoch}"
+        told = f"{journal.address}: epoch {control.epoch}"
         if control.halted:
             return Check("journal", None, f"{told}, HALTED by {control.who}: {control.why}")
         import time
