@@ -23,6 +23,7 @@ Read = Annotated[
         "--journal",
         "-j",
         metavar="ADDRESS",
+        envvar="TRADEBENCH_JOURNAL",
         help="The journal, or a deployment file that names it.",
         show_default=False,
     ),
@@ -41,6 +42,16 @@ def journal_address(text: str) -> str:
 
         return load_deployment(text).journal
     return text
+
+
+def _date(text: str) -> str:
+    "A session's date as it was given. Raises RunError."
+    from datetime import date
+
+    try:
+        return text and date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise RunError(f"day {text!r}: not a date; write it as 2024-01-31") from None
 
 
 @app.command("selfaudit")
@@ -64,7 +75,7 @@ def selfaudit(
 
     address, failed = journal_address(journal), False
     for name in [account] if account else run_here(account_names(address)):
-        audit = self_audit(address, day, name)
+        audit = self_audit(address, _date(day), name)
         print(audit)
         for text in audit.differences[1:20]:
             print(f"  {text}")
@@ -99,7 +110,7 @@ def day_report(
     """
     from tradebench.live.day_page import write_day
 
-    page = write_day(journal_address(journal), day, account, out)
+    page = write_day(journal_address(journal), _date(day), account, out)
     print(f"report    {page}")
     if show:
         import webbrowser

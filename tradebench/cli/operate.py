@@ -21,7 +21,7 @@ from .shell import app, note, print_table
 # %% ../../nbs/cli/09_operate.ipynb #afb04965
 JournalAt = Annotated[
     str, typer.Option("--journal", "-j", metavar="ADDRESS", envvar="TRADEBENCH_JOURNAL", show_default=False,
-                      help="The journal: a file or postgresql://user@host/database.")]  # fmt: skip
+                      help="The journal: a file, postgresql://user@host/database, or a deployment file that names it.")]  # fmt: skip
 Which = Annotated[
     str, typer.Option("--deployment", "-d", metavar="ID|FILE.toml", show_default="the journal's only one", help="The deployment, or its file.")]  # fmt: skip
 ByStrategy = Annotated[
@@ -57,6 +57,8 @@ def whereabouts(journal: str, deployment: str) -> tuple:
     "(address of the journal, id of the deployment or nothing). Raises LiveError."
     from tradebench.live.types import LiveError
 
+    if journal.endswith(".toml") and not deployment:
+        journal, deployment = "", journal
     if deployment.endswith(".toml"):
         from tradebench.live.deployment import load_deployment
 

@@ -17,7 +17,7 @@ from .shell import app, note, print_table
 @app.command("venue")
 def venue(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8800,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8800,
     fault: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=NUMBER", help="A fault and its chance, such as lost_ack:submit=0.1."),

@@ -6,6 +6,9 @@
 __all__ = ['length_of', 'instrument_of', 'moved', 'CcxtFeed', 'ccxt_feed']
 
 # %% ../../nbs/live/24_ccxt_feed.ipynb #a61a4223
+import asyncio
+import importlib
+from contextlib import suppress
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
@@ -84,6 +87,8 @@ class CcxtFeed(PollingFeed):
     async def connect(self):
         "Load the markets, check symbols and time frame, learn instruments, compare clocks"
         if self.api is None:
+            with suppress(ImportError):  # `_open` says it
+                await asyncio.to_thread(importlib.import_module, "ccxt.async_support")  # takes seconds
             self._open()
         if not self.api.has.get("fetchOHLCV"):
             raise FeedError(f"{self.name}: has no public candles")

@@ -238,7 +238,7 @@ class Operator:
 
         found, journal = Outcome(), self.journal
         if self.shut and journal is not None:  # what follows need not wait for it each time
-            journal = open_journal(journal.address, readonly=True)
+            journal = open_journal(getattr(journal, "_address", journal.address), readonly=True)  # with its password
         for text in dict.fromkeys(p.broker for p in places):
             here = [p for p in places if p.broker == text]
             scope = Scope(frozenset(p.account for p in here), frozenset(args["symbols"]))

@@ -221,6 +221,8 @@ async def day_of(journal, day: str = "", account: str = "", *, share: float = 0.
         fills.append(f[(result._fills["t"] >= first) & (result._fills["t"] < stop)].assign(account=name))
         ts = result.bars.ts
         windows.append(read.window(_stream(config), int(ts[first]), int(ts[stop - 1])))
+    if not windows:
+        raise JournalError(f"no account has a bar on {date}")
     a, b = min(w[0] for w in windows), max(w[1] for w in windows)
     told = {kind: [e for e in read.events if e.kind == kind and a <= e.seq < b] for kind in TOLD}
     return DayReport(

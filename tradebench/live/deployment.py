@@ -88,8 +88,12 @@ def _full(text: str, base) -> str:
 def _check_broker(where: str, text: str, base) -> str:
     from tradebench.registry import is_address
 
-    if text == "paper" or text.startswith("paper:"):
+    if text == "paper" or re.match(r"paper:https?://[^/:]+", text):
         return text
+    if text.startswith("paper:"):
+        raise LiveError(
+            f"{where}: broker = {text!r}: the venue's address is wanted, such as paper:http://127.0.0.1:8800"
+        )
     if not is_address(text):
         raise LiveError(f"{where}: {unknown('broker', text, ('paper', 'paper:http://HOST:PORT', 'module:Class'))}")
     return _full(text, base)
@@ -186,7 +190,9 @@ def parse(given: dict, where: str = "deployment", base: str | Path = ".") -> Dep
     journal = _typed(
         where, "journal", given.get("journal") or f"{ident}.sqlite", str, "a file or postgresql:// address"
     )
-    if not journal.startswith(("postgresql://", "postgres://")):
+    if "://" in journal and not journal.startswith(("postgresql://", "postgres://")):
+        raise LiveError(f"{where}: journal = {journal!r}: a file, or postgresql://user@host/database, is wanted")
+    if "://" not in journal:
         journal = str(Path(base, Path(journal).expanduser()).resolve())
     if (on_stop := given.get("on_stop", "keep")) not in _ON_STOP:
         raise LiveError(f"{where}: on_stop: {unknown('choice', on_stop, _ON_STOP)}")

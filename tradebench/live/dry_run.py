@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..errors import TradebenchError
 from .config import AccountConfig, Deployment
-from .types import Caps, LiveError
+from .types import Caps, JournalError, LiveError
 
 PATIENCE = 15.0  # seconds for a feed or a broker to answer
 
@@ -112,6 +112,8 @@ async def _broker(a: AccountConfig, found: dict):
 async def _journal(d: Deployment):
     "An existing journal is opened to read; where there is none, its folder must take one"
     from tradebench.live.journal import open_journal
+    from tradebench.live.lease import gone
+    from tradebench.live.places import alone
 
     if "://" not in d.journal and not Path(d.journal).exists():
         folder = Path(d.journal).parent
@@ -127,13 +129,19 @@ async def _journal(d: Deployment):
     journal = open_journal(d.journal, readonly=True, create=False)
     journal = await journal if inspect.isawaitable(journal) else journal
     try:
+        try:
+            await alone(journal, d.id, [a.name for a in d.accounts])
+        except JournalError as e:
+            if "the schema is empty" not in str(e):
+                raise
+            return f"{journal.address}: will be made"
         control = await journal.control(d.id)
-        told = f"{d.journal}: epoch {control.epoch}"
+        told = f"{journal.address}: epoch {control.epoch}"
         if control.halted:
             return Check("journal", None, f"{told}, HALTED by {control.who}: {control.why}")
         import time
 
-        if control.holder and control.lease_until > time.time_ns():
+        if control.holder and control.lease_until > time.time_ns() and not gone(control.holder):
             return Check("journal", None, f"{told}, held by {control.holder}: an agent trades it now")
         return told
     finally:

@@ -162,6 +162,10 @@ def restore(agent, snap, paper) -> int:
         )
         return 0
     saved = msgspec.msgpack.decode(body)
+    if set(saved["venues"]) != set(paper):
+        text = "the snapshot's paper venue is another than the deployment's: state is made again by replay"
+        agent.doubts.say("rebuilt", text, "warning")
+        return 0
     for name, state in saved["accounts"].items():
         agent.accounts[name].restore(state)
     for name, state in saved["venues"].items():

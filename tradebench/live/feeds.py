@@ -193,12 +193,14 @@ def _own(text, kw):
         raise FeedError(unknown("feed", text, KINDS, "(or module:Class, file.py:Class)"))
     try:
         made = _resolve(where, name)(**options, **kw)
-    except TypeError as e:
-        raise FeedError(f"{words[0]}: {e}") from None
     except TradebenchError as e:
         if "." not in where and "no module" in str(e):  # a kind of feed that does not exist
             raise FeedError(unknown("feed", text, KINDS, "(or module:Class, file.py:Class)")) from None
         raise FeedError(f"feed {text}: {e}") from None
+    except Exception as e:  # somebody's own code: it may raise anything
+        raise FeedError(
+            f"{words[0]}: {e}" if isinstance(e, TypeError) else f"{words[0]}: {type(e).__name__}: {e}"
+        ) from e
     if lacking := [m for m in ("symbols", "freq", "calendar", "history", "stream", "close") if not hasattr(made, m)]:
         raise FeedError(f"{words[0]} is no feed: it has no {lacking[0]!r} (see tradebench.live.types.Feed)")
     return made

@@ -178,7 +178,7 @@ def open_journal(address, *, readonly: bool = False, create: bool = True, folder
         return PostgresJournal(text, readonly=readonly, create=create, folder=folder)
     if "://" in text:
         scheme = text.split("://")[0]
-        raise JournalError(f"journal {text}: {unknown('scheme', scheme, ['postgresql'])} For SQLite give a path.")
+        raise JournalError(f"journal {text}: {unknown('scheme', scheme, ['postgresql'], '(for SQLite give a path)')}")
     from tradebench.live.sqlite import SqliteJournal
 
     return SqliteJournal(text, readonly=readonly, create=create, folder=folder)

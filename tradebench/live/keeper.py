@@ -26,9 +26,6 @@ async def keep(agent) -> None:
     done = dict(renewed=start, compared=start, measured=0.0, sampled=0.0, watched=0.0, flushed=0.0)
     while True:
         agent.beats.beat("keeper", 10.0)
-        still = agent.watchdog.beat()
-        if still > agent.watchdog.after:
-            agent.doubts.say("stalled", f"the agent had stood still for {still:.1f} s", "critical")
         agent.clocks.look()
         agent.beats.look()
         look_at_feeds(agent)

@@ -49,6 +49,8 @@ def trouble(address: str, error: BaseException) -> JournalError:
     "What PostgreSQL reports, as a JournalError that says how to mend it"
     import asyncpg
 
+    if isinstance(error, JournalError):  # it says so itself
+        return error
     text = " ".join(str(error).split()) or type(error).__name__
     if lost(error):
         remedy = "the server cannot be reached: is it running, and is the address right?"

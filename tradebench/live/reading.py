@@ -126,6 +126,10 @@ class Reading(Store):
             rows += await self._read(say.events(seam, account, kinds, None if limit is None else limit - len(rows)))
         return [Event(*r[:5], decode(r[5])) for r in rows[:limit]]
 
+    async def last(self) -> int:
+        "Number of the last event, whoever wrote it"
+        return await self._look(say.scalar(say.LAST))
+
     async def orders(self, account: str | None = None, states=None, client_ids=None) -> list:
         "Orders as OrderRow, the oldest first; of one account, in some states, with some ids"
         states = None if states is None else [int(s) for s in states]

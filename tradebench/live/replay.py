@@ -45,7 +45,7 @@ def first_difference(what: str, ours: np.ndarray, theirs: np.ndarray, names=None
     for i in range(min(len(ours), len(theirs))):
         if names is None:
             if ours[i] != theirs[i] and not (ours[i] != ours[i] and theirs[i] != theirs[i]):
-                return f"{what} {i}: {ours[i]!r}, the backtest has {theirs[i]!r}"
+                return f"{what} {i}: {ours[i]}, the backtest has {theirs[i]}"
             continue
         for name in names:
             x, y = ours[i][name], theirs[i][name]
@@ -131,6 +131,26 @@ def simulation_of(config, feed):
     return sim
 
 # %% ../../nbs/live/52_replay.ipynb #68ce90ec
+async def _fit(deployment) -> None:
+    "What an agent would wait for, a replay must have. Raises LiveError for a feed of now, BrokerError for a venue that is not there."
+    from tradebench.live.brokers import open_broker
+    from tradebench.live.streams import open_stream
+
+    for config in deployment.accounts:
+        recorded = config.feed.startswith(("replay:", "sim:")) and " | " not in config.feed
+        if not recorded and getattr(open_stream(config, config.feed).feed, "live", True):
+            raise LiveError(
+                f"{config.where or config.name}: {config.feed} brings bars of now, and a replay needs recorded ones: --feed replay:FILE; `tradebench journal "
+                "replay` decides again what an agent has seen"
+            )
+    for text in {a.broker for a in deployment.accounts} - {"paper"}:
+        broker = open_broker(text)
+        try:
+            await broker.connect()
+        finally:
+            await broker.close()
+
+
 async def replay_and_compare(deployment, journal=None, limited: bool = False) -> list:
     """Run the agent of `deployment` over its recorded feeds and compare each account with its backtest: Comparisons.
 
@@ -139,6 +159,7 @@ async def replay_and_compare(deployment, journal=None, limited: bool = False) ->
     from tradebench.live.agent import Agent
     from tradebench.live.streams import open_stream
 
+    await _fit(deployment)
     with tempfile.TemporaryDirectory(prefix="tradebench-replay-") as folder:
         own = journal is None
         if own:

@@ -263,10 +263,10 @@ class SqliteJournal(Journal):
         if self._timer is not None:
             self._timer.cancel()
         try:
-            if self.writer:
-                await asyncio.to_thread(self.writer.close)
-        finally:
             self._reading.shutdown(wait=True)
             for db in (self._reader, self._right):
                 if db is not None:
                     db.close()
+        finally:
+            if self.writer:  # last: it moves the log into the file, and a copy of the file alone is then whole
+                await asyncio.to_thread(self.writer.close)

@@ -9,6 +9,7 @@ __all__ = ['standing', 'lines']
 import math
 import time
 
+from .lease import gone
 from .types import OPEN, State
 
 # %% ../../nbs/live/14_standing.ipynb #c7fa8555
@@ -18,16 +19,20 @@ def _number(x: float):
 
 
 async def standing(journal, deployment: str, now: int | None = None) -> dict:
-    """Plain values: deployment, now, epoch, agent (alive, silent or none), holder, lease_s, halted, latch, who, why, restricted (scopes that may only
+    """Plain values: deployment, now, epoch, agent (alive, stopped, silent or none), holder, lease_s, halted, latch, who, why, restricted (scopes that may only
     reduce), positions, orders (open ones), commands (the last ten, pending ones first)."""
     now = time.time_ns() if now is None else now
     c = await journal.control(deployment)
-    alive = c.holder and c.lease_until > now
+    alive = c.holder and c.lease_until > now and not gone(c.holder)
+    said = [] if alive or not c.holder else await journal.events(await journal.last() - 1)
+    state = (
+        "alive" if alive else "none" if not c.holder else "stopped" if said and said[-1].kind == "stop" else "silent"
+    )
     positions = [p for p in await journal.positions() if p.qty]
     orders = [r for r in await journal.orders(states=[State.INTENT, *OPEN]) if r.deployment in ("", deployment)]
     commands = [x for x in await journal.commands(deployment)][-10:]
     return dict(
-        deployment=deployment, now=now, epoch=c.epoch, agent="alive" if alive else "silent" if c.holder else "none", holder=c.holder,
+        deployment=deployment, now=now, epoch=c.epoch, agent=state, holder=c.holder,
         lease_s=(c.lease_until - now) / 1e9, halted=bool(c.halted), latch=c.latch, who=c.who, why=c.why, since=c.ts,
         restricted=[dict(scope=r.scope, who=r.who, why=r.why) for r in await journal.limits() if r.name == "restricted" and r.value],
         positions=[
@@ -47,7 +52,9 @@ def lines(found: dict) -> list:
     agent = {
         "alive": f"agent {found['holder']} is alive",
         "silent": f"agent {found['holder']} is silent"
-        + (f": its lease ended {-found['lease_s']:,.0f} s ago" if found["lease_s"] > -1e8 else ""),
+        + (f": its lease ended {-found['lease_s']:,.0f} s ago" if 0 > found["lease_s"] > -1e8 else "")
+        + (": its process is gone" if found["lease_s"] >= 0 else ""),
+        "stopped": f"agent {found['holder']} has stopped in order, {-found['lease_s']:,.0f} s ago",
         "none": "no agent has ever traded it",
     }[found["agent"]]
     out = [f"{found['deployment']}: {agent} (epoch {found['epoch']})"]

@@ -9,6 +9,7 @@ __all__ = ['Stream', 'stream_name', 'connected', 'open_stream', 'instruments_of'
 from dataclasses import dataclass, field
 
 from ..backtest.simulation import costs_of
+from ..errors import TradebenchError
 from .account import SubAccount
 from .book import Book
 from .rows import LiveRows
@@ -60,10 +61,13 @@ def open_stream(config, name: str) -> Stream:
         more["instruments"] = config.instrument_map()
     if config.anchor and one and kind == "replay":
         more["anchor"] = config.anchor
-    feed = open_feed(config.feed, **more)
+    try:
+        feed = open_feed(config.feed, **more)
+    except TradebenchError as e:
+        raise LiveError(f"{config.where or config.name}: feed: {e}") from None
     if config.symbols and tuple(config.symbols) != tuple(feed.symbols):
         raise LiveError(
-            f"account {config.name}: symbols {', '.join(config.symbols)}, but the feed brings {', '.join(feed.symbols)}, in this order"
+            f"{config.where or config.name}: symbols {', '.join(config.symbols)}, but the feed brings {', '.join(feed.symbols)}, in this order"
         )
     return Stream(name, feed)
 

@@ -39,6 +39,10 @@ async def serve(
 ) -> None:  # fmt: skip
     "Run a venue until it is told to stop. Raises BrokerError for an address, a fault or a state file that cannot be used."
     struck = Faults(seed, **(faults or {}))
+    if state and not state.absolute().parent.is_dir():
+        raise BrokerError(
+            f"state {state}: there is no folder {state.absolute().parent}: make it, or name another place"
+        )
     if state and state.exists():
         venue = venue_from(state.read_bytes(), bar_time=not wall)
         venue.restart(reuse_ids)

@@ -34,13 +34,18 @@ def _plain(value):
 def summary_line(s: dict) -> str:
     "The status in one line for a log"
     accounts = s.get("accounts", {})
+    if not accounts:
+        return f"{s.get('mode')}"
     held = sum(1 for a in accounts.values() for p in (a.get("positions") or {}).values() if p.get("qty"))
     equity, pnl = (sum(a.get(k) or 0.0 for a in accounts.values()) for k in ("equity", "pnl"))
     bars, last = (
         sum(a.get("bars", 0) for a in accounts.values()),
         max((a.get("ts") or 0 for a in accounts.values()), default=0),
     )
-    return f"{s.get('mode')}: bar {moment(last)}, {bars:,} bars, equity {money(equity)}, P&L {money(pnl, True)}, {held} positions"
+    return (
+        f"{s.get('mode')}: bar {moment(last)}, {bars:,} bars, equity {money(equity)}, P&L {money(pnl, True)}, {held} positions"
+        + (f", {s['refusals']:,} orders refused" if s.get("refusals") else "")
+    )
 
 # %% ../../nbs/live/51_view.ipynb #d827bdfe
 class View:
