@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['uncounted', 'note', 'record', 'count', 'sharpe_moments', 'incomplete', 'trials', 'supersede', 'Imported',
-           'import_trials', 'digest', 'Entry', 'Moments', 'flush', 'spool_file', 'place_of']
+           'import_trials', 'digest', 'Entry', 'Moments', 'flush', 'place_of']
 
 # %% ../nbs/06_ledger.ipynb #5fa5fcbc
 import json
@@ -21,11 +21,11 @@ from .errors import RunError
 from .ledgerfile import read_file
 from .ledgerrows import Entry, Moments, clean, digest, enter, overlapping, pooled
 from .ledgerrows import supersede as _supersede
-from .ledgerspool import parse, spool_file, waiting
+from .ledgerspool import parse, waiting
 from .ledgerwriter import Item, change, explain, flush, lost, origin, place_of, post, row_of, stamp, write_now
 from .schema import Address
 
-_all_ = ["digest", "Entry", "Moments", "flush", "spool_file", "place_of"]
+_all_ = ["digest", "Entry", "Moments", "flush", "place_of"]
 
 # %% ../nbs/06_ledger.ipynb #16b6eee1
 _MODES = dict(record=("test", "recorded by tests or a replay"), verify=("verify", "repeats a run to check it"))

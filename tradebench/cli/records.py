@@ -180,7 +180,9 @@ def trials(
     about = f" on {', '.join(symbol)}" if symbol else ""
     print(f"{ledger.count(**where):,} trials counted{about}")
     if missing := ledger.incomplete():
-        print(f"the count is incomplete: {missing:,} trials wait in {ledger.spool_file(ledger.place_of())}")
+        from tradebench.ledgerspool import spool_file
+
+        print(f"the count is incomplete: {missing:,} trials wait in {spool_file(ledger.place_of())}")
 
 
 @ledger_of_trials.command("supersede")
