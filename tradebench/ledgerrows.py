@@ -147,6 +147,8 @@ def supersede(db, old: int, by: int, reason: str, who: str, ts: str) -> None:
         raise RunError(f"there is no trial {missing[0]} in the ledger: tradebench trials --all lists them")
     if not reason.strip():
         raise RunError(f"trial {old} is superseded for a reason: give one")
+    if old == by:
+        raise RunError(f"trial {old} cannot supersede itself")
     a, b = rows[old], rows[by]
     if a["superseded_by"]:
         raise RunError(f"trial {old} is superseded already")
