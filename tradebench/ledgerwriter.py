@@ -171,9 +171,10 @@ def save(place, rows: list) -> tuple:
         count, why = sum(r["count"] for r in rows if r["eligible"]), f"missing from the ledger {place}: {explain(e)}"
         try:
             why += f"; it waits in {keep(place, rows)} until the ledger can be written"
-        except OSError as full:
+        except Exception as full:
             lost[0] += count
-            why += f"; nor can it wait in {spool_file(place)} ({full.strerror or full}): the count will be too small"
+            text = getattr(full, "strerror", None) or full
+            why += f"; nor can it wait in {spool_file(place)} ({text}): the count will be too small"
         return [Entry(None, False, f"this trial is {why}")] * len(rows), why
 
 # %% ../nbs/06_ledger_writer.ipynb #9b5ad3c8
