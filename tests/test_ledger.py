@@ -674,7 +674,8 @@ def test_nothing_is_lost_when_one_takes_over_what_others_append(counted):
         ended = all(j.poll() is not None for j in jobs)
         with ledgerspool.taken("there") as rows:
             found += [r["uid"] for r in rows]
-        time.sleep(0.005)
+            time.sleep(0.003)  # what is appended now must wait
+        time.sleep(0.002)
     assert sorted(found) == sorted(f"{name} {i}" for name in "ab" for i in range(150))
 
 
