@@ -22,6 +22,7 @@ export PLOTLY_RENDERER := plotly_mimetype
 # What tests run is recorded in the trial ledger, not counted.
 test test-notebooks test-all: export TRADEBENCH_TRIALS := record
 test test-notebooks test-all: export TRADEBENCH__RUNS__LEDGER := $(abspath $(VENV))/trials-of-tests.sqlite
+test test-notebooks test-all: export TRADEBENCH__RUNS__SPOOL := $(abspath $(VENV))/trials-of-tests.spool
 
 .PHONY: help venv install demo test test-notebooks test-all lint format export settings clean-notebooks lock lab doctor clean
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ SHARED = Path(os.environ.get("TRADEBENCH_SHARED_DATA", ROOT.parent / "shared" / 
 OWN = Path(tempfile.mkdtemp(prefix="tradebench-tests-"))
 os.environ |= dict(TRADEBENCH_SETTINGS=os.devnull, TRADEBENCH_TRIALS="record")
 os.environ |= dict(TRADEBENCH__RUNS__FOLDER=str(OWN / "runs"), TRADEBENCH__RUNS__LEDGER=str(OWN / "trials.sqlite"))
+os.environ["TRADEBENCH__RUNS__SPOOL"] = str(OWN / "spool")
 
 # derandomize: the same examples in every run, so that a red test is red for everyone
 settings.register_profile(
@@ -54,4 +56,6 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_unconfigure(config):
+    if writer := sys.modules.get("tradebench.ledgerwriter"):
+        writer.settle()  # before its folder goes
     shutil.rmtree(OWN, ignore_errors=True)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from .errors import SettingsError
+from .errors import RunError, SettingsError
+from .schema import Address
 from .settings import Settings, check, settings
 
 # %% ../nbs/02_doctor.ipynb #5e3e9fc6
@@ -147,7 +148,20 @@ def folder(name: str, path: Path, need: int = 2**30) -> Check:
 def _folders(s: Settings) -> Iterator[Check]:
     yield folder("data cache", s.data.cache)
     yield folder("runs folder", s.runs.folder)
-    yield folder("runs ledger", s.runs.ledger.parent)
+    yield _ledger(s.runs.ledger)
+    yield folder("runs spool", s.runs.spool, 2**20)
+
+
+def _ledger(place) -> Check:
+    if not isinstance(place, Address):
+        return folder("runs ledger", place.parent)
+    from tradebench.ledgerserver import Server
+
+    try:
+        Server(place, write=False, patience=1.5).close()
+        return Check("runs ledger", "ok", str(place))
+    except RunError as e:
+        return Check("runs ledger", "warn", str(e), "until it is there, trials wait in the runs spool")
 
 # %% ../nbs/02_doctor.ipynb #b7681776
 def _cores(s: Settings) -> Check:

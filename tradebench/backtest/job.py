@@ -252,7 +252,7 @@ def run_job(job: Job) -> Outcome:
     "Load, backtest and enter the trial. Raises what `check` raises, and DataError for dirty data or an empty range."
     import random
 
-    import tradebench
+    from tradebench.backtest.simulation import performed, trial_of
     from tradebench.data.bars import prepare
 
     found, start = check(job), time.perf_counter()
@@ -263,25 +263,20 @@ def run_job(job: Job) -> Outcome:
     bars = prepare(frame)
     loaded = time.perf_counter()
     what = {k: found[k] for k in ("costs", "sizing", "limits", "options", "initial")}
-    result = tradebench.backtest(found["strategy"], bars, **what)
+    sim, result = performed(found["strategy"], bars, **what)
     done = time.perf_counter()
-    trial = _enter(job, result)
+    trial = _enter(job, trial_of(sim, result))
     if trial.id is None:
         result.warnings.append(trial.reason)
     seconds = dict(load=loaded - start, backtest=done - loaded)
     return Outcome(job, result, frame.attrs.get("tradebench", {}).get("quality"), trial, seconds)
 
 
-def _enter(job: Job, result):
+def _enter(job: Job, trial: dict):
     from tradebench.ledger import record
 
-    options = dict(
-        options=result.options, sizing=result.sizing, limits=result.limits, initial=result.initial, seed=job.seed
-    )
-    return record(
-        "run", result.strategy, result.code_hash, result.params, result.bars, costs=result.costs_model, options=options,
-        run_id=job.run_id,
-    )  # fmt: skip
+    trial["options"] |= dict(seed=job.seed)
+    return record("run", run_id=job.run_id, **trial)
 
 # %% ../../nbs/backtest/09_job.ipynb #32614cff
 def picture(figure) -> None:

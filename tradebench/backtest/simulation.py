@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['aged', 'input_array', 'costs_of', 'new_slots', 'new_accounts', 'account_metrics', 'Simulation', 'batch_record',
-           'simulation', 'backtest']
+           'simulation', 'backtest', 'performed', 'trial_of']
 
 # %% ../../nbs/backtest/07_simulation.ipynb #b39de8b9
 from dataclasses import asdict, replace
@@ -352,15 +352,40 @@ def backtest(strategy=None, bars=None, *, trace: bool = False, debug: bool = Fal
     optional `stop=`, `take=`, `trail=`, `limit=`, `expire=`; or `orders=` (signed units).
     costs: `Costs` or a dict by symbol; sizing: `Sizing`; limits: `Limits`; options: `Options`, or single options by name;
     initial: the account at the start. trace=True adds `result.trace`, a frame of what happened at each bar; debug=True runs the step as
-    plain Python, so that breakpoints work. Raises StrategyError, DataError or EngineError with what is wrong and how to mend it.
+    plain Python, so that breakpoints work. The backtest is entered in the trial ledger, in the background.
+    Raises StrategyError, DataError or EngineError with what is wrong and how to mend it.
     """
+    from tradebench.ledger import note
+
+    sim, result = performed(strategy, bars, trace=trace, debug=debug, benchmark=benchmark, **more)
+    note(**trial_of(sim, result))
+    return result
+
+
+def performed(strategy=None, bars=None, *, trace: bool = False, debug: bool = False, benchmark=None, **more) -> tuple:
+    "(simulation, result) of a backtest that the caller enters in the trial ledger, if it is a trial; arguments as for `backtest`"
     sim = simulation(strategy, bars, **more)
     frame = _traced(sim, debug) if trace else _debugged(sim) if debug else sim.advance() and None
     code = "" if debug else type(sim.strategy).code_hash()  # plain Python may be what cannot be compiled
     result = sim.result(code_hash=code, warnings=_warnings(sim), benchmark=benchmark)
     if trace:
         result.trace = frame
-    return result
+    return sim, result
+
+
+def trial_of(sim, result) -> dict:
+    "What identifies the trial, and its Sharpe ratio, as arguments of `tradebench.ledger.note` and `record`"
+    who = type(sim.strategy)
+    try:
+        code = result.code_hash or who.code_hash()
+    except Exception:  # a step that cannot be compiled, run as plain Python
+        code = ""
+    given = issubclass(who, Follow | FollowOrders | PandasStrategy)  # its decisions are data
+    options = dict(options=result.options, sizing=result.sizing, limits=result.limits, initial=result.initial, seed=0)
+    return dict(
+        strategy=result.strategy, code_hash=code, params=result.params, bars=sim.bars, costs=result.costs_model, options=options,
+        signals=sim.extras if given else None, sharpe=sim.headline()["sharpe"],
+    )  # fmt: skip
 
 
 def _one_currency(bars):

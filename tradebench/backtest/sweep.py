@@ -11,6 +11,7 @@ import math
 import os
 import time
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -459,12 +460,15 @@ def sweep(
     if progress:
         print(plan, flush=True)
     accounts, states = _work(sims, columns, count, plan, metrics, resume, progress)
-    enter_points(sims, columns, plan.points, bars)
     frame = _frame(sims, columns, count, accounts, states, metrics, list(models) != [None], list(markets) != [None])
+    enter_points(sims, columns, plan.points, bars, frame["sharpe"])
     names = [k for k in frame.columns if k not in (*columns, "symbol", "costs_model")]
 
     def runner(params, symbol, model, **extra):
-        return backtest(cls(**params), markets[symbol], **(dict(costs=models[model]) | more | extra))
+        from tradebench.ledger import uncounted
+
+        with nullcontext() if set(extra) - {"trace", "debug", "benchmark"} else uncounted("a point of its sweep"):
+            return backtest(cls(**params), markets[symbol], **(dict(costs=models[model]) | more | extra))
 
     return SweepResult(frame, cls, runner, list(columns), plan, names)
 
@@ -530,7 +534,7 @@ def in_threads(do, jobs, total, plan, progress):
                 f.cancel()
 
 
-def enter_points(sims, columns, points: int, bars):
+def enter_points(sims, columns, points: int, bars, sharpe=None):
     "One row of the trial ledger, which counts all points; its `Entry`. sims: (symbol, name of the cost model, simulation) of each part"
     from tradebench.ledger import digest, record
 
@@ -543,7 +547,9 @@ def enter_points(sims, columns, points: int, bars):
         options=asdict(first.options), sizing=asdict(first.sizing), limits=asdict(first.limits), initial=first.initial
     )
     costs = [[symbol, model, [asdict(c) for c in s.costs]] for symbol, model, s in sims]
-    return record("sweep", cls.name(), cls.code_hash(), params, bars, costs=costs, options=options, count=points)
+    return record(
+        "sweep", cls.name(), cls.code_hash(), params, bars, costs=costs, options=options, count=points, sharpe=sharpe
+    )
 
 
 def _kept_at(sims, columns, tile) -> Path:

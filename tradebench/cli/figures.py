@@ -106,8 +106,9 @@ def walk(rows: int, seed: int = 1):
 
 # %% ../../nbs/cli/05_figures.ipynb #afc43b7a
 def fresh_python(code: str, *options: str) -> str:
-    "Output of a fresh interpreter; RunError with its last line when it fails"
-    got = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True)
+    "Output of a fresh interpreter, whose backtests are no trials; RunError with its last line when it fails"
+    env = dict(TRADEBENCH_TRIALS="record") | os.environ
+    got = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, env=env)
     if got.returncode:
         raise RunError(f"bench: a fresh interpreter failed: {(got.stderr.strip().splitlines() or ['no message'])[-1]}")
     return got.stdout

@@ -31,9 +31,10 @@ app = typer.Typer(
 )
 
 
-def group(name: str, text: str) -> typer.Typer:
-    "A verb with verbs of its own, such as `config show`"
-    made = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings=_STYLE, help=text)
+def group(name: str, text: str = "") -> typer.Typer:
+    "A verb with verbs of its own, such as `config show`; without a text it does something alone, too, and says so in its callback"
+    about = dict(no_args_is_help=True, help=text) if text else {}
+    made = typer.Typer(rich_markup_mode=None, context_settings=_STYLE, **about)
     app.add_typer(made, name=name)
     return made
 

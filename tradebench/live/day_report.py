@@ -155,9 +155,11 @@ def _reconciliation(events):
 def backtest_of(result, made: dict):
     "The backtest over the bars of a live result"
     import tradebench
+    from tradebench.ledger import uncounted
 
     what = {k: made[k] for k in ("costs", "sizing", "limits", "options")}
-    return tradebench.backtest(made["strategy"], result.bars, initial=result.initial, **what)
+    with uncounted("the day's report"):
+        return tradebench.backtest(made["strategy"], result.bars, initial=result.initial, **what)
 
 
 def _band(result, expected, first: int, stop: int, live_from: int, share: float, seed: int) -> tuple:
