@@ -31,7 +31,7 @@ def enter(agent, a, symbol: str, qty: float, label: str, who: str, why: str = ""
         t,
     )
     write_changes(tx, a)
-    agent.journal.append(tx)
+    agent.journal.append(tx, epoch=agent.epoch)
     complain(agent, a)
     agent.doubts.say(
         "adjusted", f"{a.name} {symbol} {qty:+g} at {price:g}: {label}, by {who}", "warning", account=a.name
@@ -93,7 +93,7 @@ def apart(agent, gate, accounts, positions) -> None:
     if kept:
         tx = agent.journal.tx()
         tx.event("reconcile", dict(differences=kept, broker=gate.name))
-        agent.journal.append(tx)
+        agent.journal.append(tx, epoch=agent.epoch)
     still = {f"position:{gate.name}:{account}:{symbol}" for _, account, symbol in now}
     for name in [n for n in agent.doubts.open if n.startswith(f"position:{gate.name}:") and n not in still]:
         agent.doubts.clear(name, "positions agree again")
@@ -157,7 +157,7 @@ def lift(agent, accounts, c) -> list:
             a.lift(anew)
             tx = agent.journal.tx()
             tx.event("adjust", dict(what="lift", symbol="", qty=0.0, anew=anew, who=c.who, why=c.why), a.name, a.book.t)
-            agent.journal.append(tx)
+            agent.journal.append(tx, epoch=agent.epoch)
             agent.failed.pop(a.name, None)
             for kind in ("breaker", "strategy"):
                 agent.doubts.clear(f"{kind}:{a.name}", f"resumed by {c.who}: {c.why}")

@@ -16,7 +16,7 @@ from collections import deque
 
 from .account import Plan
 from .batches import run_reports, run_stream
-from .durable import commit, flush, recover, snapshot
+from .durable import commit, flush, recover, snapshot, written
 from .gateway import Gate
 from .adjust import load_names
 from .hear import hear
@@ -88,11 +88,11 @@ class Agent:
                     await self._trade()
                     return STOPPED
                 except Held as e:
-                    self.doubts.say("held", str(e), "critical")
-                    return ELSEWHERE
+                    self.doubts.say("held", str(e), "info" if self.stopping else "critical")
+                    return STOPPED if self.stopping else ELSEWHERE
                 except Fenced as e:
                     if not await self._again(e):
-                        return ELSEWHERE
+                        return STOPPED if self.stopping else ELSEWHERE
                 except Exception as e:
                     crashes, done = crashes + 1 if self.batches == done else 1, self.batches
                     if not self.ran or self.stopping or crashes > self.most_crashes:
@@ -114,7 +114,12 @@ class Agent:
 
     async def _again(self, e: Fenced) -> bool:
         "After losing the right to send: whether it may be taken again (an operator's command moved the epoch, not another agent)"
-        control = await self.journal.control(self.deployment.id)
+        try:
+            control = await self.journal.control(self.deployment.id)
+        except JournalError as trouble:  # nobody can say: once it can be asked, `_start` finds out
+            written(self, trouble)
+            await self._mend(trouble, 1)
+            return True
         other = (
             control.holder
             and control.holder != self.holder
@@ -122,9 +127,9 @@ class Agent:
             and control.lease_until > self.clock()
         )
         await self._close(journal=False)
-        if self.stopping or other:
+        if other:
             self.doubts.say("fenced", f"another agent holds {self.deployment.id}: {control.holder}", "critical")
-            return self.stopping
+            return False
         self.doubts.say("fenced", str(e), "warning")
         return True
 
@@ -285,7 +290,7 @@ class Agent:
                 await snapshot(self)
             tx = self.journal.tx()
             tx.event("stop", dict(why=self.why or "the feeds have ended"))
-            await self.journal.commit(tx)
+            await self.journal.commit(tx, epoch=self.epoch)
             await self.journal.renew(
                 self.deployment.id, self.epoch, 0.0
             )  # whoever comes next need not wait for the lease

@@ -82,7 +82,7 @@ async def flush(agent) -> None:
 
 
 async def snapshot(agent) -> None:
-    "Write the state of everything, so that a restart need not begin at the anchor. Under the lock, between batches."
+    "Write the state of everything, so that a restart need not begin at the anchor. Under the lock, between batches. Raises Fenced."
     from tradebench.live.brokers import PaperBroker
     from tradebench.live.venue import venue_state
 
@@ -102,8 +102,11 @@ async def snapshot(agent) -> None:
     )  # fmt: skip
     tx = agent.journal.tx()
     tx.snapshot("", dict(heads=heads, layout=rec.LAYOUT), msgspec.msgpack.encode(body))
-    agent.journal.append(tx)
-    await flush(agent)
+    try:  # of an agent that has lost its right it would hide what the next one did
+        await agent.journal.commit(tx, epoch=agent.epoch)
+        written(agent)
+    except JournalError as e:
+        written(agent, e)
 
 
 async def recover(agent) -> None:

@@ -98,6 +98,8 @@ class Gate:
                 account.orders[o.client_id].tried += 1
             if self.names:
                 submits = [o._replace(symbol=self.names.get(o.symbol, o.symbol)) for o in submits]
+            if self.caps.expiry and self.outside:
+                submits = [o._replace(valid_until=self.until) for o in submits]
             out += self._updates(account, names, await self._ask(self.broker.submit(submits), names))
             self.sent += len(names)
         return out if self.caps.bar_time else await self._measured(account, out)

@@ -45,7 +45,7 @@ def hear(agent, account, reports) -> bool:
         if news:
             tx.event("report", dict(reports=news), account.name, account.book.t)
         write_changes(tx, account)
-        agent.journal.append(tx)
+        agent.journal.append(tx, epoch=agent.epoch)
     return tx is not None
 
 
@@ -120,4 +120,4 @@ def strangers(agent, gate, fills) -> None:
         del agent.strange[next(iter(agent.strange))]
     if new:
         tx.event("report", dict(reports=[plain(f) for f in new], broker=gate.name), "foreign")
-        agent.journal.append(tx)
+        agent.journal.append(tx, epoch=agent.epoch)
