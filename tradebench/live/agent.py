@@ -271,11 +271,23 @@ class Agent:
                     if (error := t.exception()) and not (self.stopping and isinstance(error, BrokerError)):
                         self.crash = t.get_name()
                         raise error
-            await self._finish()
+            await self._leave()
         finally:
             for t in tasks:
                 t.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _leave(self) -> None:
+        "Finish; half of the grace time is for that when somebody waits for us, the rest is for closing. What is cut off is found again at the start."
+        if not self.stopping:
+            return await self._finish()
+        try:
+            await asyncio.wait_for(self._finish(), self.deployment.grace / 2)
+        except TimeoutError:
+            text = (
+                "what was in flight has not ended within half of the grace time: the next start asks the venue for it"
+            )
+            self.doubts.say("unfinished", text, "critical")
 
     async def _finish(self) -> None:
         "What is in flight ends, working orders are kept or cancelled as configured, the last snapshot is written"
