@@ -6,6 +6,7 @@ import time
 from live_world import Plain, Wall, until
 from test_live_emergencies import live
 
+from tradebench.live import agent
 from tradebench.live.account import Plan
 from tradebench.live.reconcile import resolve
 from tradebench.live.types import State
@@ -81,4 +82,26 @@ async def test_asked_to_stop_it_leaves_within_its_grace_whatever_the_venue_does(
         w.agent.stop("SIGTERM")
         await asyncio.wait_for(asyncio.gather(w.task, return_exceptions=True), 30)
         assert time.monotonic() - began < w.deployment.grace + 0.5, time.monotonic() - began
+        w.task = asyncio.create_task(asyncio.sleep(0))
+
+
+@live
+async def test_a_cancel_that_is_lost_is_repeated(tmp_path, monkeypatch):
+    lost, keep = [], agent.keep
+
+    async def deaf(a):  # the cancel comes in the moment of an answer
+        try:
+            await keep(a)
+        except asyncio.CancelledError:
+            if not lost:
+                lost.append(True)
+                await keep(a)
+            raise
+
+    monkeypatch.setattr(agent, "keep", deaf)
+    async with Plain(tmp_path) as w:
+        await w.bar()
+        w.task.cancel()
+        await asyncio.wait({w.task}, timeout=5)
+        assert lost and w.task.done()
         w.task = asyncio.create_task(asyncio.sleep(0))

@@ -28,7 +28,7 @@ from .obey import adopt, obey
 from .pretrade import load_controls
 from .reconcile import reconcile, resolve
 from .streams import Stream, connected, open_account, open_stream, spec_of, stream_name
-from .supervise import Beats, Clocks, Doubts, Memory, memory_mb
+from .supervise import Beats, Clocks, Doubts, Memory, ended, memory_mb
 from .types import BrokerError, Fenced, JournalError
 
 STOPPED, ELSEWHERE = 0, 4  # exit codes: as asked; somebody else trades this deployment
@@ -259,7 +259,7 @@ class Agent:
     async def _trade(self) -> None:
         jobs = {f"stream:{s.name}": run_stream(self, s) for s in self.streams}
         jobs |= {f"reports:{g.name}": run_reports(self, g) for g in self.gates.values() if not g.caps.bar_time}
-        jobs |= dict(keeper=keep(self))
+        jobs |= dict(keeper=keep(self), stop=self._wake.wait())  # the keeper may be waiting for the lock
         tasks = {asyncio.create_task(work, name=name) for name, work in jobs.items()}
         waiting = {t for t in tasks if t.get_name().startswith("stream:")}
         try:
@@ -273,9 +273,7 @@ class Agent:
                         raise error
             await self._leave()
         finally:
-            for t in tasks:
-                t.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await ended(tasks)
 
     async def _leave(self) -> None:
         "Finish; half of the grace time is for that when somebody waits for us, the rest is for closing. What is cut off is found again at the start."

@@ -143,6 +143,9 @@ async def recover(agent) -> None:
             for e in events:
                 if e.kind == "market" and e.account == s.name:
                     s.t, s.ts = e.t, max(s.ts, int(e.body["ts"]))
+    if after == 0:
+        for g in paper.values():  # it was brought along: what it has filled is entered
+            g.cursor = (await g.broker.snapshot(0)).cursor
     for a in agent.accounts.values():
         if a.live:
             rec.settle(a, await agent.journal.orders(client_ids=list(a.live)))
@@ -163,6 +166,7 @@ def restore(agent, snap, paper) -> int:
         agent.doubts.say(
             "rebuilt", f"the snapshot is of another make ({text}): state is made again by replay", "warning"
         )
+        _cursors(agent, set(head["heads"]), body, paper)
         return 0
     saved = msgspec.msgpack.decode(body)
     for name, state in saved["accounts"].items():
@@ -177,3 +181,23 @@ def restore(agent, snap, paper) -> int:
     agent.foreign, agent.failed = saved["foreign"], saved["failed"]
     agent.strange = {tuple(k): None for k in saved.get("strange", ())}
     return seq
+
+
+def _cursors(agent, known: set, body: bytes, paper) -> None:
+    "Of a snapshot whose records cannot be used: up to where each venue was heard. What it told before is in the events, however many fills that are."
+    try:
+        saved = msgspec.msgpack.decode(body)
+        told = {name: (int(cursor), dict(saved["foreign"].get(name, {}))) for name, cursor in saved["cursors"].items()}
+        strange = [tuple(k) for k in saved["strange"]]
+    except (
+        msgspec.DecodeError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ):  # of another program: asked from the beginning
+        return
+    for name, (cursor, foreign) in told.items():
+        if name in agent.gates and name not in paper and {a.name for a in agent.at(agent.gates[name])} <= known:
+            agent.gates[name].cursor, agent.foreign[name] = cursor, foreign
+            agent.strange |= {k: None for k in strange if k[0] == name}

@@ -133,4 +133,6 @@ def foreign_order(agent, gate, u) -> None:
     key = (gate.name, u.epoch, u.venue_id)
     if key not in agent.stuck:
         agent.stuck[key] = True
+        while len(agent.stuck) > 5000:
+            del agent.stuck[next(iter(agent.stuck))]
         agent.doubts.say("foreign_order", f"{u.symbol}: order {u.venue_id} at {gate.name} is not ours", "critical")
