@@ -18,7 +18,7 @@ from .account import Plan
 from .batches import run_reports, run_stream
 from .durable import commit, flush, recover, snapshot, written
 from .gateway import Gate
-from .adjust import load_names
+from .adjust import load_names, orphans
 from .hear import hear
 from .health import Health, Watchdog, memory_limit_mb
 from .intake import freshness_of, of_now
@@ -179,7 +179,8 @@ class Agent:
             "start", known | dict(deployment=d.id, epoch=self.epoch, code=code, config=d.plain(), holder=self.holder)
         )
         await commit(self, tx)
-        await adopt(self)  # what an operator sent past us is ours
+        await self._adopt()
+        await orphans(self)
         for gate in self.gates.values():
             await resolve(self, gate, self.at(gate))
             await reconcile(self, gate, self.at(gate), "start")
@@ -251,6 +252,16 @@ class Agent:
                 self.doubts.raise_(f"broker:{gate.name}", str(e), gate=gate.name)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 2.0)
+
+    async def _adopt(self) -> None:
+        "What an operator sent past us is ours, however long the venue takes to say what became of it; a doubt meanwhile"
+        while not self.stopping:
+            try:
+                await adopt(self)
+                return self.doubts.clear("adopt")
+            except BrokerError as e:
+                self.doubts.raise_("adopt", f"an operator's orders cannot be asked for: {e}")
+                await asyncio.sleep(0.25)
 
     def at(self, gate) -> list:
         "Accounts that trade through this gate"

@@ -234,6 +234,8 @@ def differences(snap: Snapshot, accounts: list, caps, foreign: dict | None = Non
         name = u.client_id if u.client_id in mine else names.get((u.epoch, u.venue_id), u.client_id)
         if name not in mine:
             known = any(name in a.orders for a in accounts)
+            if not known and caps.accounts and u.account and all(a.name != u.account for a in accounts):
+                continue  # of a sub-account that is another deployment's
             own_exit = not u.client_id and any(a.name == u.account for a in accounts)
             out["news" if own_exit else "unwanted" if known else "foreign_orders"].append(u)
             continue

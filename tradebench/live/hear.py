@@ -89,7 +89,9 @@ def route(agent, gate, accounts, fills) -> list:
     by_name, unknown, mine = {a.name: a for a in accounts}, [], {}
     for f in fills:
         a = by_name.get(f.account) or next((a for a in accounts if f.client_id in a.orders), None)
-        if a is None:
+        if a is None and f.account and gate.caps.accounts:
+            continue  # of a sub-account that is another deployment's
+        elif a is None:
             unknown.append(f)
         else:
             mine.setdefault(a.name, []).append(f if f.account else f._replace(account=a.name))

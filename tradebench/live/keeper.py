@@ -17,7 +17,7 @@ from .hear import uncertain
 from .intake import look_at_feeds, look_at_symbols
 from .reconcile import reconcile, resolve
 from .risk import keep_latches, watch_positions
-from .types import JournalError
+from .types import BrokerError, JournalError
 
 # %% ../../nbs/live/47_keeper.ipynb #e411c768
 async def keep(agent) -> None:
@@ -37,6 +37,10 @@ async def keep(agent) -> None:
             await _duties(agent, done)
         except JournalError as e:
             written(agent, e)
+        except BrokerError as e:  # while a command was carried out: it is still pending, and tried again
+            agent.doubts.raise_("command", str(e))
+        else:
+            agent.doubts.clear("command", "the venue answers")
         try:
             await asyncio.wait_for(agent._wake.wait(), agent.poll)
             return
