@@ -1,12 +1,16 @@
 """A deployment whose accounts, parameters or symbols are others than when its positions were opened."""
 
+import asyncio
 import dataclasses
+from pathlib import Path
+
+import pytest
 
 from live_world import Wall, until
 from test_live_emergencies import live
 
 from tradebench.live.reconcile import reconcile
-from tradebench.live.types import BrokerError, Order, State
+from tradebench.live.types import BrokerError, JournalError, Order, State
 
 
 async def again(w, accounts):
@@ -100,3 +104,25 @@ async def test_an_order_of_an_operator_and_a_venue_that_is_away(tmp_path):
         assert not w.said("crash") and a is w.one()
         rows = {r.client_id: r.state for r in await w.journal.orders()}
         assert rows["t-by-hand"] is State.CANCELLED
+
+
+@live
+async def test_other_parameters_under_an_open_position_are_refused_with_what_to_do(tmp_path):
+    text = f"{Path(__file__).parent}/strategies_for_live.py:Above"
+    async with Wall(tmp_path, strategy=text, params=dict(n=2)) as w:
+        for i in range(5):
+            await w.bar(100.0 + i)
+        assert w.qty() == 100.0
+        a = w.deployment.accounts[0]
+        assert await w.stop() == 0
+        w.deployment = dataclasses.replace(w.deployment, accounts=(dataclasses.replace(a, params=dict(n=3)),))
+        await w.start(wait=False)
+        with pytest.raises(
+            JournalError, match=r"another: main \(params\).*put the former ones back, or close its positions"
+        ):
+            await asyncio.wait_for(w.task, 20)
+        w.deployment = dataclasses.replace(w.deployment, accounts=(a,))  # put back: it goes on
+        await w.start()
+        await w.bar(101.0)
+        await w.bar(101.0)
+        assert w.qty() == 0.0 and not w.doubts

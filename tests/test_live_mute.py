@@ -1,6 +1,7 @@
 """A venue that takes requests and does not answer: what else is to be done must not wait for it request by request."""
 
 import asyncio
+import dataclasses
 import time
 
 from live_world import Plain, Wall, until
@@ -105,3 +106,22 @@ async def test_a_cancel_that_is_lost_is_repeated(tmp_path, monkeypatch):
         await asyncio.wait({w.task}, timeout=5)
         assert lost and w.task.done()
         w.task = asyncio.create_task(asyncio.sleep(0))
+
+
+@live
+async def test_venues_that_do_not_answer_do_not_cost_the_lease(tmp_path):
+    w = Plain(tmp_path, accounts=("a", "b", "c", "d"))
+    accounts = [dataclasses.replace(a, broker=f"tests:plain{i}") for i, a in enumerate(w.deployment.accounts)]
+    w.deployment = dataclasses.replace(w.deployment, accounts=tuple(accounts))
+    w.tune = lambda a: setattr(a, "lease", 1.2)
+    async with w:
+        for gate in w.agent.gates.values():
+            mute(gate, "find", "snapshot")
+            gate.timeout = 0.5
+        left, end = [], time.monotonic() + 3.5
+        while time.monotonic() < end:
+            left.append((await w.journal.control("w")).lease_until - time.time_ns())
+            await asyncio.sleep(0.02)
+        assert min(left) > 0, min(left) / 1e9
+        for gate in w.agent.gates.values():
+            del gate.broker.find, gate.broker.snapshot

@@ -133,7 +133,10 @@ async def recover(agent) -> None:
         else:
             states = {n: State(r.state) for n, r in open_rows.items()}
         venues = {a.name: g.broker.venue for g in paper.values() for a in agent.at(g)}
-        rec.replay(agent.accounts, events, venues, states, market)
+        try:
+            rec.replay(agent.accounts, events, venues, states, market)
+        except JournalError as e:
+            raise JournalError(f"{e}{_changed(agent, snap)}") from None
         for e in events:
             if e.kind == "batch" and e.body["note"] == "failed":
                 agent.failed[e.account] = "its strategy failed, and no person has resumed it"
@@ -154,14 +157,33 @@ async def recover(agent) -> None:
     agent._saved = time.monotonic()
 
 
+def _changed(agent, snap) -> str:
+    "What is another since the last snapshot, and what a person can do about it"
+    if snap is None:
+        return ""
+    before = snap[1]["heads"]
+    apart = [f"{n} ({what})" for n, what in _apart(agent, before).items() if what and n in before]
+    if not apart:
+        return ""
+    return (
+        f"; since its last snapshot another: {', '.join(apart)}. An account keeps parameters and code as long as it has a history: put the former "
+        "ones back, or close its positions with them and give the account another name"
+    )
+
+
+def _apart(agent, before: dict) -> dict:
+    "{account: names of the parts of its header that differ}"
+    heads = {name: rec.header(a, agent.configs[name].anchor_ns(), 0) for name, a in agent.accounts.items()}
+    return {n: rec.same_layout(before.get(n, {}), h) for n, h in heads.items()}
+
+
 def restore(agent, snap, paper) -> int:
     "Bring a snapshot back; the sequence number of the last event it contains, 0 when it cannot be used"
     from tradebench.live.venue import venue_from
 
     seq, head, body = snap
-    heads = {name: rec.header(a, agent.configs[name].anchor_ns(), 0) for name, a in agent.accounts.items()}
-    apart = {n: rec.same_layout(head["heads"].get(n, {}), h) for n, h in heads.items()}
-    if set(heads) != set(head["heads"]) or any(apart.values()):
+    apart = _apart(agent, head["heads"])
+    if set(apart) != set(head["heads"]) or any(apart.values()):
         text = "; ".join(f"{n}: {what}" for n, what in apart.items() if what) or "the accounts have changed"
         agent.doubts.say(
             "rebuilt", f"the snapshot is of another make ({text}): state is made again by replay", "warning"
