@@ -21,6 +21,10 @@ async def again(w, accounts):
     await w.start()
 
 
+def by_account(w):
+    return {n: x.book.positions() for n, x in w.agent.accounts.items()}
+
+
 @live
 async def test_a_position_of_an_account_that_was_taken_out_is_told(tmp_path):
     async with Wall(tmp_path, accounts=("a", "b")) as w:
@@ -53,15 +57,9 @@ async def test_an_account_that_is_added_trades_beside_one_that_holds(tmp_path):
         await again(w, [dataclasses.replace(a, name="new"), a])
         await w.bar(target=0.5)
         await w.bar()
-        assert {n: x.book.positions() for n, x in w.agent.accounts.items()} == {
-            "a": {"AAA": 50.0},
-            "new": {"AAA": 50.0},
-        }
+        await until(lambda: by_account(w) == {"a": {"AAA": 50.0}, "new": {"AAA": 50.0}})
         await again(w, [a, dataclasses.replace(a, name="new")])
-        assert {n: x.book.positions() for n, x in w.agent.accounts.items()} == {
-            "a": {"AAA": 50.0},
-            "new": {"AAA": 50.0},
-        }
+        await until(lambda: by_account(w) == {"a": {"AAA": 50.0}, "new": {"AAA": 50.0}})
         assert not w.doubts
 
 

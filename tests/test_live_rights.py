@@ -9,7 +9,8 @@ from test_live_emergencies import entered, live
 from tradebench.live.adjust import enter
 from tradebench.live.durable import flush, snapshot
 from tradebench.live.hear import hear, strangers
-from tradebench.live.types import Fenced, Fill, State
+from tradebench.live.reconcile import reconcile
+from tradebench.live.types import Fenced, Fill, State, Update
 
 
 async def frozen(w):
@@ -87,3 +88,27 @@ async def test_a_request_that_leaves_after_the_lease_is_turned_away_by_the_venue
         entry = w.venue.orders[late[0].client_id]
         assert late[0].valid_until and entry.state is State.REFUSED and "valid_until" in entry.ack.text, entry.ack
         assert not w.venue.positions()
+
+
+@live
+async def test_an_intent_that_was_filled_before_anybody_answered_is_at_the_venue_and_is_asked_for(tmp_path):
+    async with Wall(tmp_path) as w:
+        await w.bar()
+        a, gate = w.one(), next(iter(w.agent.gates.values()))
+        async with w.agent.lock:
+            o = a.operate("AAA", 10.0, 1)
+            a.take(
+                Fill(gate.epoch, "f1", "77", o.client_id, "main", "AAA", 4.0, 100.0)
+            )  # of a life that ended before the answer
+            assert a.live[o.client_id].state is State.WORKING
+            find, asked = gate.broker.find, []
+
+            async def cut(names):
+                asked.extend(names)
+                return [Update(gate.epoch, "77", n, "main", "AAA", State.CUT, 4.0, 400.0) for n in names]
+
+            gate.broker.find = cut
+            await reconcile(w.agent, gate, [a])
+            gate.broker.find = find
+            assert asked == [o.client_id] and o.client_id not in a.live
+            a.take(Fill(gate.epoch, "back", "78", "", "main", "AAA", -4.0, 100.0))

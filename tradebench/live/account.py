@@ -329,6 +329,8 @@ class SubAccount(Chores):
             self.asked.add(symbol)
 
     def _filled(self, t: Tracked, f: Fill) -> None:
+        if t.state in (State.INTENT, State.SENT):  # nobody has heard the answer, but the venue has it
+            t.move(State.WORKING)
         t.filled += f.qty
         t.value += f.qty * f.price
         self.changed[t.order.client_id] = t
