@@ -1,5 +1,6 @@
 """Strategies for tests of the agent: two that fail, and one that does the opposite of Follow."""
 
+from tradebench.params import param
 from tradebench.strategies.follow import Follow, pandas_strategy
 from tradebench.strategies.strategy import decide, strategy
 
@@ -32,3 +33,14 @@ def breaks_in_pandas(bars):
     if bars["close"].iloc[-1] > 150:
         raise KeyError("a column that is not there")
     return dict(target=(bars["close"] > 0).cumsum().gt(2).astype(float))
+
+
+@strategy
+class Above:
+    "Long where the close stands `n` points above 100 or higher"
+
+    n = param(2, 1, 5, "points")
+    inputs = Follow.inputs
+
+    def step(s, p, row):
+        return decide(1.0 if row.close >= 100.0 + p.n else 0.0, row.stop, row.take, row.trail, row.limit, row.expire)

@@ -221,8 +221,12 @@ class SubAccount(Chores):
             self.by_row[t.row] = name
         if t.venue_id:
             self.by_venue[t.epoch, t.venue_id] = name
-        while len(self.orders) > KEPT and next(iter(self.orders.values())).state in TERMINAL:
-            old = self.orders.popitem(last=False)[1]
+        while len(self.orders) > KEPT + len(self.live):
+            first, old = next(iter(self.orders.items()))
+            if old.state not in TERMINAL:  # one that works for months stands in nobody's way
+                self.orders.move_to_end(first)
+                continue
+            del self.orders[first]
             self.by_venue.pop((old.epoch, old.venue_id), None)
 
     def operate(
@@ -325,6 +329,8 @@ class SubAccount(Chores):
             self.asked.add(symbol)
 
     def _filled(self, t: Tracked, f: Fill) -> None:
+        if t.state in (State.INTENT, State.SENT):  # nobody has heard the answer, but the venue has it
+            t.move(State.WORKING)
         t.filled += f.qty
         t.value += f.qty * f.price
         self.changed[t.order.client_id] = t

@@ -17,9 +17,9 @@ from contextlib import suppress
 
 from .account import Plan
 from .batches import run_reports, run_stream
-from .durable import commit, flush, recover, snapshot
+from .durable import commit, flush, recover, snapshot, written
 from .gateway import Gate
-from .adjust import load_names
+from .adjust import load_names, orphans
 from .hear import hear
 from .health import Health, Watchdog, memory_limit_mb
 from .intake import freshness_of, of_now
@@ -30,7 +30,7 @@ from .places import alone
 from .pretrade import load_controls
 from .reconcile import reconcile, resolve
 from .streams import Stream, connected, open_account, open_stream, spec_of, stream_name
-from .supervise import Beats, Clocks, Doubts, Memory, memory_mb
+from .supervise import Beats, Clocks, Doubts, Memory, ended, memory_mb
 from .types import BrokerError, Fenced, FeedError, JournalError, LiveError
 
 STOPPED, ELSEWHERE = 0, 4  # exit codes: as asked; somebody else trades this deployment
@@ -99,11 +99,11 @@ class Agent:
                         await self.journal.renew(self.deployment.id, self.epoch, 0.0)
                     return STOPPED
                 except Held as e:
-                    self.doubts.say("held", str(e), "critical")
-                    return ELSEWHERE
+                    self.doubts.say("held", str(e), "info" if self.stopping else "critical")
+                    return STOPPED if self.stopping else ELSEWHERE
                 except Fenced as e:
                     if not await self._again(e):
-                        return ELSEWHERE
+                        return STOPPED if self.stopping else ELSEWHERE
                 except Exception as e:
                     crashes, done = crashes + 1 if self.batches == done else 1, self.batches
                     if not self.ran or self.stopping or crashes > self.most_crashes:
@@ -134,7 +134,12 @@ class Agent:
 
     async def _again(self, e: Fenced) -> bool:
         "After losing the right to send: whether it may be taken again (an operator's command moved the epoch, not another agent)"
-        control = await self.journal.control(self.deployment.id)
+        try:
+            control = await self.journal.control(self.deployment.id)
+        except JournalError as trouble:  # nobody can say: once it can be asked, `_start` finds out
+            written(self, trouble)
+            await self._mend(trouble, 1)
+            return True
         other = (
             control.holder
             and control.holder != self.holder
@@ -142,9 +147,9 @@ class Agent:
             and control.lease_until > self.clock()
         )
         await self._close(journal=False)
-        if self.stopping or other:
+        if other:
             self.doubts.say("fenced", f"another agent holds {self.deployment.id}: {control.holder}", "critical")
-            return self.stopping
+            return False
         self.doubts.say("fenced", str(e), "warning")
         return True
 
@@ -195,7 +200,8 @@ class Agent:
             "start", known | dict(deployment=d.id, epoch=self.epoch, code=code, config=d.plain(), holder=self.holder)
         )
         await commit(self, tx)
-        await adopt(self)  # what an operator sent past us is ours
+        await self._adopt()
+        await orphans(self)
         for gate in self.gates.values():
             await resolve(self, gate, self.at(gate))
             await reconcile(self, gate, self.at(gate), "start")
@@ -293,6 +299,16 @@ class Agent:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 2.0)
 
+    async def _adopt(self) -> None:
+        "What an operator sent past us is ours, however long the venue takes to say what became of it; a doubt meanwhile"
+        while not self.stopping:
+            try:
+                await adopt(self)
+                return self.doubts.clear("adopt")
+            except BrokerError as e:
+                self.doubts.raise_("adopt", f"an operator's orders cannot be asked for: {e}")
+                await asyncio.sleep(0.25)
+
     def at(self, gate) -> list:
         "Accounts that trade through this gate"
         return [a for a in self.accounts.values() if self.gate_of[a.name] is gate]
@@ -300,7 +316,7 @@ class Agent:
     async def _trade(self) -> None:
         jobs = {f"stream:{s.name}": run_stream(self, s) for s in self.streams}
         jobs |= {f"reports:{g.name}": run_reports(self, g) for g in self.gates.values() if not g.caps.bar_time}
-        jobs |= dict(keeper=keep(self))
+        jobs |= dict(keeper=keep(self), stop=self._wake.wait())  # the keeper may be waiting for the lock
         tasks = {asyncio.create_task(work, name=name) for name, work in jobs.items()}
         waiting = {t for t in tasks if t.get_name().startswith("stream:")}
         try:
@@ -312,11 +328,21 @@ class Agent:
                     if (error := t.exception()) and not (self.stopping and isinstance(error, BrokerError)):
                         self.crash = t.get_name()
                         raise error
-            await self._finish()
+            await self._leave()
         finally:
-            for t in tasks:
-                t.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await ended(tasks)
+
+    async def _leave(self) -> None:
+        "Finish; half of the grace time is for that when somebody waits for us, the rest is for closing. What is cut off is found again at the start."
+        if not self.stopping:
+            return await self._finish()
+        try:
+            await asyncio.wait_for(self._finish(), self.deployment.grace / 2)
+        except TimeoutError:
+            text = (
+                "what was in flight has not ended within half of the grace time: the next start asks the venue for it"
+            )
+            self.doubts.say("unfinished", text, "critical")
 
     async def _finish(self) -> None:
         "What is in flight ends, working orders are kept or cancelled as configured, the last snapshot is written"
@@ -331,7 +357,7 @@ class Agent:
                 await snapshot(self)
             tx = self.journal.tx()
             tx.event("stop", dict(why=self.why or "the feeds have ended"))
-            await self.journal.commit(tx)
+            await self.journal.commit(tx, epoch=self.epoch)
             await self.journal.renew(
                 self.deployment.id, self.epoch, 0.0
             )  # whoever comes next need not wait for the lease

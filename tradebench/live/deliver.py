@@ -45,7 +45,7 @@ async def _send(agent, gate, a, plan: Plan) -> None:
     names = {o.client_id for o in plan.submits}
     if any(u.client_id in names for u in said):
         agent.health.answered(gate, a, [u for u in said if u.client_id in names], agent.now())
-    if a.waiting and not gate.caps.bar_time:
+    if a.waiting and not gate.caps.bar_time and not gate.mute:
         try:
             await missing_fills(agent, gate, agent.at(gate))
         except BrokerError as e:
@@ -96,7 +96,12 @@ async def fitting(agent, gate, a, submits) -> list:
                 )
             ready.append(t.order)
     if tx is not None:
-        await agent.journal.commit(tx, epoch=agent.epoch)
+        try:
+            await agent.journal.commit(tx, epoch=agent.epoch)
+        except JournalError as e:
+            agent.doubts.raise_("journal", str(e))
+            agent.journal.append(tx, epoch=agent.epoch)  # a size that stands there twice is the same size
+            ready = [o for o in ready if o.reduce]
     return ready
 
 

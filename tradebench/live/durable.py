@@ -82,7 +82,7 @@ async def flush(agent) -> None:
 
 
 async def snapshot(agent) -> None:
-    "Write the state of everything, so that a restart need not begin at the anchor. Under the lock, between batches."
+    "Write the state of everything, so that a restart need not begin at the anchor. Under the lock, between batches. Raises Fenced."
     from tradebench.live.brokers import PaperBroker
     from tradebench.live.venue import venue_state
 
@@ -102,8 +102,11 @@ async def snapshot(agent) -> None:
     )  # fmt: skip
     tx = agent.journal.tx()
     tx.snapshot("", dict(heads=heads, layout=rec.LAYOUT), msgspec.msgpack.encode(body))
-    agent.journal.append(tx)
-    await flush(agent)
+    try:  # of an agent that has lost its right it would hide what the next one did
+        await agent.journal.commit(tx, epoch=agent.epoch)
+        written(agent)
+    except JournalError as e:
+        written(agent, e)
 
 
 async def recover(agent) -> None:
@@ -130,7 +133,10 @@ async def recover(agent) -> None:
         else:
             states = {n: State(r.state) for n, r in open_rows.items()}
         venues = {a.name: g.broker.venue for g in paper.values() for a in agent.at(g)}
-        rec.replay(agent.accounts, events, venues, states, market)
+        try:
+            rec.replay(agent.accounts, events, venues, states, market)
+        except JournalError as e:
+            raise JournalError(f"{e}{_changed(agent, snap)}") from None
         for e in events:
             if e.kind == "batch" and e.body["note"] == "failed":
                 agent.failed[e.account] = "its strategy failed, and no person has resumed it"
@@ -140,6 +146,9 @@ async def recover(agent) -> None:
             for e in events:
                 if e.kind == "market" and e.account == s.name:
                     s.t, s.ts = e.t, max(s.ts, int(e.body["ts"]))
+    if after == 0:
+        for g in paper.values():  # it was brought along: what it has filled is entered
+            g.cursor = (await g.broker.snapshot(0)).cursor
     for a in agent.accounts.values():
         if a.live:
             rec.settle(a, await agent.journal.orders(client_ids=list(a.live)))
@@ -148,18 +157,38 @@ async def recover(agent) -> None:
     agent._saved = time.monotonic()
 
 
+def _changed(agent, snap) -> str:
+    "What is another since the last snapshot, and what a person can do about it"
+    if snap is None:
+        return ""
+    before = snap[1]["heads"]
+    apart = [f"{n} ({what})" for n, what in _apart(agent, before).items() if what and n in before]
+    if not apart:
+        return ""
+    return (
+        f"; since its last snapshot another: {', '.join(apart)}. An account keeps parameters and code as long as it has a history: put the former "
+        "ones back, or close its positions with them and give the account another name"
+    )
+
+
+def _apart(agent, before: dict) -> dict:
+    "{account: names of the parts of its header that differ}"
+    heads = {name: rec.header(a, agent.configs[name].anchor_ns(), 0) for name, a in agent.accounts.items()}
+    return {n: rec.same_layout(before.get(n, {}), h) for n, h in heads.items()}
+
+
 def restore(agent, snap, paper) -> int:
     "Bring a snapshot back; the sequence number of the last event it contains, 0 when it cannot be used"
     from tradebench.live.venue import venue_from
 
     seq, head, body = snap
-    heads = {name: rec.header(a, agent.configs[name].anchor_ns(), 0) for name, a in agent.accounts.items()}
-    apart = {n: rec.same_layout(head["heads"].get(n, {}), h) for n, h in heads.items()}
-    if set(heads) != set(head["heads"]) or any(apart.values()):
+    apart = _apart(agent, head["heads"])
+    if set(apart) != set(head["heads"]) or any(apart.values()):
         text = "; ".join(f"{n}: {what}" for n, what in apart.items() if what) or "the accounts have changed"
         agent.doubts.say(
             "rebuilt", f"the snapshot is of another make ({text}): state is made again by replay", "warning"
         )
+        _cursors(agent, set(head["heads"]), body, paper)
         return 0
     saved = msgspec.msgpack.decode(body)
     if set(saved["venues"]) != set(paper):
@@ -178,3 +207,23 @@ def restore(agent, snap, paper) -> int:
     agent.foreign, agent.failed = saved["foreign"], saved["failed"]
     agent.strange = {tuple(k): None for k in saved.get("strange", ())}
     return seq
+
+
+def _cursors(agent, known: set, body: bytes, paper) -> None:
+    "Of a snapshot whose records cannot be used: up to where each venue was heard. What it told before is in the events, however many fills that are."
+    try:
+        saved = msgspec.msgpack.decode(body)
+        told = {name: (int(cursor), dict(saved["foreign"].get(name, {}))) for name, cursor in saved["cursors"].items()}
+        strange = [tuple(k) for k in saved["strange"]]
+    except (
+        msgspec.DecodeError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ):  # of another program: asked from the beginning
+        return
+    for name, (cursor, foreign) in told.items():
+        if name in agent.gates and name not in paper and {a.name for a in agent.at(agent.gates[name])} <= known:
+            agent.gates[name].cursor, agent.foreign[name] = cursor, foreign
+            agent.strange |= {k: None for k in strange if k[0] == name}

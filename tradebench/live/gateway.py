@@ -28,6 +28,7 @@ class Gate:
         self.sent = self.refused = self.until = 0  # until: end of our lease as last seen
         self.bare: dict = {}  # (account, symbol) whose protection the venue did not confirm -> why
         self.names: dict = {}  # symbol -> what the venue calls it since it was renamed there
+        self.silence = 0.0  # until when nothing is told a venue that let us wait in vain (monotonic seconds)
 
     @property
     def outside(self) -> bool:
@@ -59,15 +60,30 @@ class Gate:
         self.state = "connected"
         return self.epoch
 
+    @property
+    def mute(self) -> bool:
+        "Whether the venue has just let us wait in vain; one on bar time waits for us, and is asked all the same"
+        return self.silence > time.monotonic() and not self.caps.bar_time
+
+    def _waited(self, began: float) -> None:
+        "No answer came to a request of then: a long wait is not repeated for each of the next ones"
+        if (now := time.monotonic()) - began >= min(1.0, self.timeout / 2):
+            self.silence = now + self.timeout
+
     async def _within(self, work):
         if not self.outside:  # nothing to wait for, and a task of its own would cost more than the work
             return await work
+        began = time.monotonic()
         try:
-            return await asyncio.wait_for(work, self.timeout)
+            answer = await asyncio.wait_for(work, self.timeout)
         except TimeoutError:
+            self._waited(began)
             raise BrokerError(f"broker {self.name}: no answer within {self.timeout:g} s") from None
-        except (OSError, EOFError) as e:
-            raise BrokerError(f"broker {self.name}: {e}") from None
+        except (OSError, EOFError, BrokerError) as e:
+            self._waited(began)
+            raise e if isinstance(e, BrokerError) else BrokerError(f"broker {self.name}: {e}") from None
+        self.silence = 0.0
+        return answer
 
     async def send(self, account, plan: Plan) -> list:
         """Tell the venue; returns an Update for each cancel and each order. Raises Fenced before anything is sent.
@@ -78,15 +94,17 @@ class Gate:
         if plan.cancels:
             await self.allowed(reduces=True)
             wires = [account.orders[n].wire for n in plan.cancels]
-            acks = await self._ask(self.broker.cancel(wires), wires)
+            acks = [] if self.mute else await self._ask(self.broker.cancel(wires), wires)
             out += self._updates(account, plan.cancels, acks, dict(zip(plan.cancels, wires, strict=True)))
         for symbol, stop, take, trail in plan.protects:
-            if self.caps.protection:
+            if self.caps.protection and self.mute:
+                self.bare[account.name, symbol] = "it does not answer"
+            elif self.caps.protection:
                 await self.allowed(reduces=True)
                 work = self.broker.protect(account.name, self.names.get(symbol, symbol), stop, take, trail)
                 ack = await self._ask(work, [symbol])
                 self._protected((account.name, symbol), ack[0] if isinstance(ack, list) else ack)
-        if submits := plan.submits:
+        if submits := [] if self.mute else plan.submits:
             try:
                 await self.allowed()
             except JournalError:
@@ -98,6 +116,8 @@ class Gate:
                 account.orders[o.client_id].tried += 1
             if self.names:
                 submits = [o._replace(symbol=self.names.get(o.symbol, o.symbol)) for o in submits]
+            if self.caps.expiry and self.outside:
+                submits = [o._replace(valid_until=self.until) for o in submits]
             out += self._updates(account, names, await self._ask(self.broker.submit(submits), names))
             self.sent += len(names)
         return out if self.caps.bar_time else await self._measured(account, out)
@@ -122,8 +142,12 @@ class Gate:
         ]
 
     async def _ask(self, work, names) -> list:
+        began = time.monotonic()
         try:
-            return await self._within(work)
+            acks = await self._within(work)
+            if isinstance(acks, list) and acks and all(a.state is State.UNKNOWN for a in acks):
+                self._waited(began)
+            return acks
         except Exception as e:  # an adapter's mistake must not be taken for an answer
             self.failed += 1
             self.state = "unreachable"
@@ -210,6 +234,8 @@ def differences(snap: Snapshot, accounts: list, caps, foreign: dict | None = Non
         name = u.client_id if u.client_id in mine else names.get((u.epoch, u.venue_id), u.client_id)
         if name not in mine:
             known = any(name in a.orders for a in accounts)
+            if not known and caps.accounts and u.account and all(a.name != u.account for a in accounts):
+                continue  # of a sub-account that is another deployment's
             own_exit = not u.client_id and any(a.name == u.account for a in accounts)
             out["news" if own_exit else "unwanted" if known else "foreign_orders"].append(u)
             continue

@@ -45,7 +45,7 @@ def hear(agent, account, reports) -> bool:
         if news:
             tx.event("report", dict(reports=news), account.name, account.book.t)
         write_changes(tx, account)
-        agent.journal.append(tx)
+        agent.journal.append(tx, epoch=agent.epoch)
     return tx is not None
 
 
@@ -89,7 +89,9 @@ def route(agent, gate, accounts, fills) -> list:
     by_name, unknown, mine = {a.name: a for a in accounts}, [], {}
     for f in fills:
         a = by_name.get(f.account) or next((a for a in accounts if f.client_id in a.orders), None)
-        if a is None:
+        if a is None and f.account and gate.caps.accounts:
+            continue  # of a sub-account that is another deployment's
+        elif a is None:
             unknown.append(f)
         else:
             mine.setdefault(a.name, []).append(f if f.account else f._replace(account=a.name))
@@ -120,4 +122,4 @@ def strangers(agent, gate, fills) -> None:
         del agent.strange[next(iter(agent.strange))]
     if new:
         tx.event("report", dict(reports=[plain(f) for f in new], broker=gate.name), "foreign")
-        agent.journal.append(tx)
+        agent.journal.append(tx, epoch=agent.epoch)

@@ -17,7 +17,7 @@ from .hear import uncertain
 from .intake import look_at_feeds, look_at_symbols
 from .reconcile import reconcile, resolve
 from .risk import keep_latches, watch_positions
-from .types import JournalError
+from .types import BrokerError, JournalError
 
 # %% ../../nbs/live/47_keeper.ipynb #e411c768
 async def keep(agent) -> None:
@@ -34,6 +34,10 @@ async def keep(agent) -> None:
             await _duties(agent, done)
         except JournalError as e:
             written(agent, e)
+        except BrokerError as e:  # while a command was carried out: it is still pending, and tried again
+            agent.doubts.raise_("command", str(e))
+        else:
+            agent.doubts.clear("command", "the venue answers")
         try:
             await asyncio.wait_for(agent._wake.wait(), agent.poll)
             return
@@ -57,17 +61,22 @@ async def _watch(agent, done: dict) -> None:
     await keep_repeats(agent)
 
 
+async def _renew(agent, done: dict) -> None:
+    "Renew the lease in time, else see that it is ours; also between venues, for one that does not answer takes long. Raises Fenced, JournalError."
+    if (now := time.monotonic()) - done["renewed"] > agent.lease / 3:
+        await agent.journal.renew(agent.deployment.id, agent.epoch, agent.lease)
+        done["renewed"] = now
+    else:
+        await agent.journal.acheck(agent.deployment.id, agent.epoch, agent.halted)
+
+
 async def _duties(agent, done: dict) -> None:
     "What is done at intervals; `done`: when it was done last (monotonic seconds)"
     now = time.monotonic()
     if "journal" in agent.doubts.open and now - done["flushed"] > 1.0:
         done["flushed"] = now
         await flush(agent)
-    if now - done["renewed"] > agent.lease / 3:
-        await agent.journal.renew(agent.deployment.id, agent.epoch, agent.lease)
-        done["renewed"] = now
-    else:
-        await agent.journal.acheck(agent.deployment.id, agent.epoch, agent.halted)
+    await _renew(agent, done)
     if await agent.journal.pending(agent.deployment.id):
         async with agent.lock:
             await obey(agent)
@@ -81,10 +90,13 @@ async def _duties(agent, done: dict) -> None:
         async with agent.lock:
             for gate in agent.gates.values():
                 await resolve(agent, gate, agent.at(gate), patience=1.0)
-                await reconcile(agent, gate, agent.at(gate))
+                if not gate.mute:
+                    await reconcile(agent, gate, agent.at(gate))
+                await _renew(agent, done)
     for gate in agent.gates.values():
         if gate.caps.bar_time:
             continue
+        await _renew(agent, done)
         if any(uncertain(a) for a in agent.at(gate)):
             async with agent.lock:
                 await resolve(agent, gate, agent.at(gate), patience=0.5)

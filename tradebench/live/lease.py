@@ -41,7 +41,8 @@ class Held(Fenced):
 
 
 async def take(journal, deployment: str, holder: str, lease: float, clock, say=None, stop=None) -> int:
-    """Acquire the right to trade; the new epoch. Raises Held when another holder renews its lease while we wait for its end.
+    """Acquire the right to trade; the new epoch. Raises Held when another holder renews its lease while we wait for its end,
+    and when `stop()` says so.
 
     A halt does not stand in the way: whoever holds a halted deployment holds it halted.
     """
@@ -49,8 +50,10 @@ async def take(journal, deployment: str, holder: str, lease: float, clock, say=N
     while True:
         c = await journal.control(deployment)
         free = not c.holder or c.holder == holder or c.lease_until <= clock() or gone(c.holder)
-        if free or (stop and stop()):
+        if free:
             return await journal.acquire(deployment, holder, lease)
+        if stop and stop():
+            raise Held(f"deployment {deployment}: asked to stop while {c.holder} trades it")
         first = first or c
         if (c.holder, c.epoch) == (first.holder, first.epoch) and c.lease_until > first.lease_until:
             raise Held(f"deployment {deployment}: {c.holder} trades it; stop that agent first, or `tradebench halt` it")

@@ -23,7 +23,6 @@ async def resolve(agent, gate, accounts, patience: float = 10.0) -> bool:
     """
     pause, end = 0.01, asyncio.get_running_loop().time() + patience
     while True:
-        left = 0
         for a in accounts:
             if behind(gate, a) or not (some := uncertain(a)):
                 continue
@@ -34,7 +33,8 @@ async def resolve(agent, gate, accounts, patience: float = 10.0) -> bool:
                     await _answered(agent, gate, a, t, u)
             except BrokerError as e:
                 agent.doubts.raise_(f"broker:{gate.name}", str(e), gate=gate.name)
-            left += len(uncertain(a))
+                break  # nor will it answer for the next account
+        left = sum(len(uncertain(a)) for a in accounts if not behind(gate, a))
         if not left:
             agent.doubts.clear(f"unknown:{gate.name}")
             return True
@@ -133,4 +133,6 @@ def foreign_order(agent, gate, u) -> None:
     key = (gate.name, u.epoch, u.venue_id)
     if key not in agent.stuck:
         agent.stuck[key] = True
+        while len(agent.stuck) > 5000:
+            del agent.stuck[next(iter(agent.stuck))]
         agent.doubts.say("foreign_order", f"{u.symbol}: order {u.venue_id} at {gate.name} is not ours", "critical")
