@@ -15,11 +15,11 @@ CREATE TABLE orders(  -- the last state of each order
   filled DOUBLE PRECISION NOT NULL, value DOUBLE PRECISION NOT NULL, text TEXT NOT NULL, created BIGINT NOT NULL, updated BIGINT NOT NULL);
 CREATE INDEX orders_open ON orders(state) WHERE state < 4;  -- intent, sent, working, unknown
 
-CREATE TABLE fills(  -- a copy of a fill has the same key and is not entered again
+CREATE TABLE fills(  -- a copy of a fill has the same key and is not entered again; two brokers of one deployment may give out the same numbers
   epoch BIGINT NOT NULL, fill_id TEXT NOT NULL, venue_id TEXT NOT NULL, client_id TEXT NOT NULL, account TEXT NOT NULL, symbol TEXT NOT NULL,
   qty DOUBLE PRECISION NOT NULL, price DOUBLE PRECISION NOT NULL, fee DOUBLE PRECISION NOT NULL, ref DOUBLE PRECISION,
   spread DOUBLE PRECISION NOT NULL, slippage DOUBLE PRECISION NOT NULL, impact DOUBLE PRECISION NOT NULL, reason BIGINT NOT NULL,
-  ts BIGINT NOT NULL, vseq BIGINT NOT NULL, t BIGINT NOT NULL, seq BIGINT NOT NULL, PRIMARY KEY(epoch, fill_id));
+  ts BIGINT NOT NULL, vseq BIGINT NOT NULL, t BIGINT NOT NULL, seq BIGINT NOT NULL, PRIMARY KEY(account, epoch, fill_id));
 CREATE INDEX fills_by_seq ON fills(seq);
 
 CREATE TABLE positions(

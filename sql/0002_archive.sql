@@ -6,13 +6,13 @@ CREATE TABLE days(  -- one row a file; rows of `what` from `first` to `last` (ev
   bytes BIGINT NOT NULL, checksum TEXT NOT NULL, ts BIGINT NOT NULL);
 
 CREATE TABLE old_fills(
-  epoch BIGINT NOT NULL, fill_id TEXT NOT NULL, PRIMARY KEY(epoch, fill_id)) /*sqlite WITHOUT ROWID*/;
+  account TEXT NOT NULL, epoch BIGINT NOT NULL, fill_id TEXT NOT NULL, PRIMARY KEY(account, epoch, fill_id)) /*sqlite WITHOUT ROWID*/;
 
 CREATE TABLE old_orders(client_id TEXT PRIMARY KEY) /*sqlite WITHOUT ROWID*/;
 
 /*sqlite
 CREATE TRIGGER known_fill BEFORE INSERT ON fills
-  WHEN EXISTS (SELECT 1 FROM old_fills WHERE epoch = new.epoch AND fill_id = new.fill_id)
+  WHEN EXISTS (SELECT 1 FROM old_fills WHERE account = new.account AND epoch = new.epoch AND fill_id = new.fill_id)
   BEGIN SELECT RAISE(IGNORE); END;
 CREATE TRIGGER known_order BEFORE INSERT ON orders
   WHEN EXISTS (SELECT 1 FROM old_orders WHERE client_id = new.client_id)
@@ -20,7 +20,7 @@ CREATE TRIGGER known_order BEFORE INSERT ON orders
 */
 /*postgres
 CREATE FUNCTION known_fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-  IF EXISTS (SELECT 1 FROM old_fills WHERE epoch = new.epoch AND fill_id = new.fill_id) THEN RETURN NULL; END IF;
+  IF EXISTS (SELECT 1 FROM old_fills WHERE account = new.account AND epoch = new.epoch AND fill_id = new.fill_id) THEN RETURN NULL; END IF;
   RETURN new; END $$;
 CREATE TRIGGER known_fill BEFORE INSERT ON fills FOR EACH ROW EXECUTE FUNCTION known_fill();
 CREATE FUNCTION known_order() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN

@@ -157,6 +157,7 @@ def test_copies_of_fills_are_ignored_and_copies_of_orders_refused(address):
             ]
             assert [(f.epoch, f.seq) for f in await j.fills(after=(1, 1))] == [(1, 2), (2, 1)]
             assert await j.fill_known(2, "f1") and not await j.fill_known(2, "f2")
+            assert not await j.fill_known(2, "f1", "another account")
             for names in (["t9", "t1"], ["t8", "t8"], [f"u{i}" for i in range(100)] + ["t1"]):
                 tx = j.tx()
                 tx.event("batch", {})
@@ -554,3 +555,16 @@ def test_a_busy_loop_does_not_starve_the_writer(tmp_path):
 
 if __name__ == "__main__":
     sys.exit(pytest.main([__file__, *sys.argv[1:]]))
+
+
+def test_two_brokers_may_give_out_the_same_numbers(address):
+    async def main():
+        async with open_journal(address) as j:
+            for account in ("a", "b", "a"):
+                tx = j.tx()
+                tx.fill(Fill(1, "f1", "v1", f"t-{account}", account, "AAPL", 1.0, 100.0))
+                await j.commit(tx)
+            assert [f.account for f in await j.fills()] == ["a", "b"]
+            assert await j.fill_known(1, "f1", "b") and not await j.fill_known(1, "f1", "c")
+
+    asyncio.run(main())

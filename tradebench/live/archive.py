@@ -18,7 +18,7 @@ from .types import JournalError, LiveError
 
 # %% ../../nbs/live/08_archive.ipynb #6d7e5a14
 _PAGE = 500  # events at a time: one of 5,000 symbols has 200 kB
-_KEYS = dict(fills=("epoch", "fill_id"), orders=("client_id", "updated"), equity=("account", "t"))
+_KEYS = dict(fills=("account", "epoch", "fill_id"), orders=("client_id", "updated"), equity=("account", "t"))
 _DAYS = "file, day, what, first, last, rows, bytes, checksum, ts"
 
 
@@ -32,7 +32,7 @@ def _forget(what: str, keys: list):
     "Delete some rows that are in a file, and keep in mind that they were there"
     where = " AND ".join(f"{c} = ?" for c in _KEYS[what])
     if what == "fills":
-        yield Many("INSERT INTO old_fills (epoch, fill_id) VALUES (?, ?) ON CONFLICT DO NOTHING", keys)
+        yield Many("INSERT INTO old_fills (account, epoch, fill_id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", keys)
     if what == "orders":
         yield Many("INSERT INTO old_orders (client_id) VALUES (?) ON CONFLICT DO NOTHING", [k[:1] for k in keys])
     yield Many(f"DELETE FROM {what} WHERE {where}", keys)
@@ -169,13 +169,15 @@ async def _day_to_files(journal, day: str, events: list) -> list:
     return made
 
 # %% ../../nbs/live/08_archive.ipynb #c2ee15c9
-_UNIQUE = dict(events="seq", fills="epoch, fill_id", orders="client_id", equity="account, t")
+_UNIQUE = dict(events="seq", fills="account, epoch, fill_id", orders="client_id", equity="account, t")
 
 
 @piece
 def _home(what: str, rows: list):
     if what == "fills":
-        yield Many("DELETE FROM old_fills WHERE epoch = ? AND fill_id = ?", [(r[0], r[1]) for r in rows])
+        yield Many(
+            "DELETE FROM old_fills WHERE account = ? AND epoch = ? AND fill_id = ?", [(r[4], r[0], r[1]) for r in rows]
+        )
     if what == "orders":
         yield Many("DELETE FROM old_orders WHERE client_id = ?", [r[:1] for r in rows])
     sql = f"INSERT INTO {what} ({COLUMNS[what]}) VALUES ({say.marks(COLUMNS[what])}) ON CONFLICT ({_UNIQUE[what]}) DO NOTHING"

@@ -33,7 +33,7 @@ class Flattener(Hand):
         }
         for f in snap.fills:
             key = (names.get(f.client_id), f.symbol)
-            if key[0] and self.scope.has(*key) and not await self.journal.fill_known(f.epoch, f.fill_id):
+            if key[0] and self.scope.has(*key) and not await self.journal.fill_known(f.epoch, f.fill_id, key[0]):
                 ours[key] = ours.get(key, 0.0) + f.qty
         there: dict = {}
         for (_, s), q in snap.positions.items():

@@ -159,18 +159,19 @@ class Reading(Store):
         after: (epoch, vseq) of the venue: only fills of a later epoch, or of that epoch and after vseq.
         """
         got = await self._read(say.fills(account))
-        known = {(r[0], r[1]) for r in got}
+        known = {(r[4], r[0], r[1]) for r in got}
         old = await self._archived("fills", -1)
-        got = [*(r for r in old if (r[0], r[1]) not in known and account in (None, r[4])), *got]
+        got = [*(r for r in old if (r[4], r[0], r[1]) not in known and account in (None, r[4])), *got]
         if after is not None:
             got = [r for r in got if (r[0], r[15]) > tuple(after)]
         return [(fill_of(r), r[16], r[17]) if rows else fill_of(r) for r in got]
 
-    async def fill_known(self, epoch: int, fill_id: str) -> bool:
-        "Whether this fill was entered before, however long ago"
-        sql = "SELECT 1 FROM {} WHERE epoch = ? AND fill_id = ?"
+    async def fill_known(self, epoch: int, fill_id: str, account: str | None = None) -> bool:
+        "Whether this fill (of the account, else of any) was entered before, however long ago"
+        sql = "SELECT 1 FROM {} WHERE epoch = ? AND fill_id = ?" + (" AND account = ?" if account is not None else "")
         both = f"{sql.format('fills')} UNION ALL {sql.format('old_fills')}"
-        return await self._look(say.scalar(both, epoch, fill_id, epoch, fill_id)) is not None
+        key = (epoch, fill_id) if account is None else (epoch, fill_id, account)
+        return await self._look(say.scalar(both, *key, *key)) is not None
 
     async def positions(self, account: str | None = None) -> list:
         "Position of every symbol that was ever held, flat ones too"
