@@ -106,7 +106,7 @@ def cornish_fisher(returns, level: float = 0.05, moments_=None) -> Tail:
     below = -norm.pdf(z) / level * (1 + z * s / 6 + (z**2 - 1) * k / 24 - (2 * z**2 - 1) * s**2 / 36)
     return Tail(float(mu + sd * w), float(mu + sd * below))
 
-# %% ../../nbs/validation/24_var.ipynb #02a3bc90
+# %% ../../nbs/validation/24_var.ipynb #4432cb2e
 def ewma_variance(returns, decay: float = 0.94, start: float | None = None) -> np.ndarray:
     """One-bar-ahead variance forecasts float64[n + 1] (RiskMetrics 1996): element t uses returns before t, the last is for the bar to come.
 
@@ -173,18 +173,24 @@ def garch(returns, level: float = 0.05, fitted=None) -> Tail:
     return _filtered(r - fitted[0], garch_variance(r, fitted), fitted[0], _level(level))
 
 
-def _with_fit(tail):
-    return lambda window, level, fitted: tail(window, level, fitted)
-
-
 def _alone(tail):
     return lambda window, level, fitted: tail(window, level)
 
 
+def _student_shape(window):
+    "Student's t of the standardised window: the shape is kept between fits, mean and deviation follow each window"
+    return student_fit((window - window.mean()) / window.std())
+
+
+def _student_scaled(window, level, fitted):
+    mu, sd = series(window).mean(), window.std()
+    return [mu + sd * v for v in student(window, level, fitted)]
+
+
 _MODELS = {  # name: (fit, tail)
     **{f.__name__: (None, _alone(f)) for f in (historical, gaussian, cornish_fisher, ewma)},
-    "student": (student_fit, _with_fit(student)),
-    "garch": (garch_fit, _with_fit(garch)),
+    "student": (_student_shape, _student_scaled),
+    "garch": (garch_fit, garch),
 }
 MODELS = tuple(_MODELS)
 
