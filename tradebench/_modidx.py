@@ -3911,6 +3911,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'tradebench/strategies/swing.py')},
             'tradebench.validation.multiple': { 'tradebench.validation.multiple.Superior': ( 'validation/multiple.html#superior',
                                                                                              'tradebench/validation/multiple.py'),
+                                                'tradebench.validation.multiple._harmonic': ( 'validation/multiple.html#_harmonic',
+                                                                                              'tradebench/validation/multiple.py'),
                                                 'tradebench.validation.multiple._losses': ( 'validation/multiple.html#_losses',
                                                                                             'tradebench/validation/multiple.py'),
                                                 'tradebench.validation.multiple._tests': ( 'validation/multiple.html#_tests',

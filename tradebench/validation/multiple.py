@@ -13,8 +13,15 @@ from ..backtest.canvas import BLUE, GREEN, MUTED, ORANGE, PURPLE, draw, line_tra
 from ..errors import DataError
 from .sharpe import annual_factor, panel
 
-# %% ../../nbs/validation/23_multiple.ipynb #865cf67e
+# %% ../../nbs/validation/23_multiple.ipynb #6747db2e
 METHODS = ("bonferroni", "holm", "bhy", "bh")
+
+
+def _harmonic(n: int) -> float:
+    "1 + 1/2 + .. + 1/n, also for n of many millions"
+    from scipy.special import digamma
+
+    return float(digamma(n + 1) + np.euler_gamma)
 
 
 def adjust(p, method: str = "bhy", trials: int | None = None) -> np.ndarray:
@@ -38,7 +45,7 @@ def adjust(p, method: str = "bhy", trials: int | None = None) -> np.ndarray:
     if method == "holm":
         q = np.maximum.accumulate((total - k + 1) * q, axis=-1)
     else:
-        factor = total * (sum(1 / j for j in range(1, total + 1)) if method == "bhy" else 1.0)
+        factor = total * (_harmonic(total) if method == "bhy" else 1.0)
         q = np.minimum.accumulate((factor / k * q)[..., ::-1], axis=-1)[..., ::-1]
     out = np.empty_like(q)
     np.put_along_axis(out, order, np.minimum(q, 1), -1)
@@ -61,12 +68,12 @@ def study(returns, method: str = "bhy", level: float = 0.05, trials: int | None 
     frame = pd.DataFrame(dict(sharpe=sr, t=t, p=p, adjusted=q, discovery=q <= level), index=names)
     return frame.sort_values("t", ascending=False, kind="stable")
 
-# %% ../../nbs/validation/23_multiple.ipynb #5d0908af
+# %% ../../nbs/validation/23_multiple.ipynb #ba4beb81
 def plot_pvalues(p, level: float = 0.05, trials: int | None = None):
     "Ordered p-values against the limit that each method sets for its i-th smallest; both axes logarithmic"
     p = np.sort(np.asarray(p, np.float64))
     m, k = trials or len(p), np.arange(1, len(p) + 1)
-    c = sum(1 / j for j in range(1, m + 1))
+    c = _harmonic(m)
     limits = dict(bonferroni=level / m + 0 * k, holm=level / (m - k + 1), bhy=level * k / m / c, bh=level * k / m)
     adjust(p, "bh", m)  # the same checks
     rounded = lambda y: [float(f"{v:.4g}") for v in y]
@@ -144,7 +151,7 @@ def haircut(
     frame["haircut"] = 1 - frame.sharpe / corrected
     return frame
 
-# %% ../../nbs/validation/23_multiple.ipynb #c9cc08d5
+# %% ../../nbs/validation/23_multiple.ipynb #e67d6546
 class Superior(NamedTuple):
     "p-values of the hypothesis that no strategy beats the benchmark; consistent is Hansen's choice, lower and upper bracket it"
 
@@ -162,7 +169,8 @@ def _losses(returns, benchmark):
     b = np.zeros(len(x)) if benchmark is None else np.asarray(benchmark, np.float64)
     if b.shape != (len(x),) or not np.isfinite(b).all():
         raise DataError(f"the benchmark must be {len(x)} finite returns, one for each bar", rule="benchmark")
-    if len(same := np.flatnonzero(np.ptp(x - b[:, None], axis=0) == 0)):
+    same = np.flatnonzero(np.ptp(x - b[:, None], axis=0) <= 1e-12 * np.abs(x).max(0))  # up to rounding
+    if len(same):
         raise DataError(
             f"strategy {names[same[0]]} differs from the benchmark by a constant: leave it out", rule="constant"
         )
