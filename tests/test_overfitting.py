@@ -103,10 +103,17 @@ def test_adjusted_p_values_of_harvey_and_liu():
 # Agreement with other packages -------------------------------------------------------------------------------------------------------
 
 
-@given(arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1)))
-def test_adjust_equals_statsmodels(p):
+@pytest.fixture(scope="module")
+def multipletests():
+    "Imported here, because an import inside a hypothesis test is traced and takes half a minute"
     from statsmodels.stats.multitest import multipletests
 
+    return multipletests
+
+
+@given(p=arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1)))
+@settings(max_examples=40)
+def test_adjust_equals_statsmodels(multipletests, p):
     for ours, theirs in dict(bonferroni="bonferroni", holm="holm", bh="fdr_bh", bhy="fdr_by").items():
         assert np.allclose(multiple.adjust(p, ours), multipletests(p, 0.05, theirs)[1], atol=1e-14), ours
 

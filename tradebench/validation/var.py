@@ -77,18 +77,21 @@ def student(returns, level: float = 0.05, fitted=None) -> Tail:
     q = t.ppf(_level(level), nu)
     return Tail(float(mu + scale * q), float(mu - scale * t.pdf(q, nu) / level * (nu + q * q) / (nu - 1)))
 
-# %% ../../nbs/validation/24_var.ipynb #a8fdac59
-def cornish_fisher_domain(skew: float, excess: float) -> bool:
-    "Whether the Cornish-Fisher quantile rises everywhere for this skew and excess kurtosis (Maillard 2012)"
+# %% ../../nbs/validation/24_var.ipynb #2984fb50
+def cornish_fisher_domain(skew: float, excess: float, reach: float = math.inf) -> bool:
+    "Whether the Cornish-Fisher quantile rises for all |z| <= reach with this skew and excess kurtosis (Maillard 2012: everywhere)"
     a, b, c = excess / 8 - skew**2 / 6, skew / 3, 1 - excess / 8 + 5 * skew**2 / 36  # slope: a z^2 + b z + c
-    return bool(b * b <= 4 * a * c + 1e-12 and a >= -1e-12 and c >= 0)
+    if math.isinf(reach):
+        return bool(b * b <= 4 * a * c + 1e-12 and a >= -1e-12 and c >= 0)
+    bottom = -b / (2 * a) if a > 0 else 0.0
+    return all(a * z * z + b * z + c >= -1e-12 for z in (-reach, reach, min(max(bottom, -reach), reach)))
 
 
 def cornish_fisher(returns, level: float = 0.05, moments_=None) -> Tail:
     """Cornish-Fisher (modified) VaR and its exact CVaR, the mean of the expansion below its quantile.
 
-    moments_: (mean, deviation, skew, excess kurtosis) in place of the sample's. DataError outside the domain where the expansion is a
-    quantile. Zangari 1996; Maillard 2012; CVaR by integrating the Hermite polynomials.
+    moments_: (mean, deviation, skew, excess kurtosis) in place of the sample's. DataError where the expansion is no
+    quantile within four deviations. Zangari 1996; Maillard 2012; CVaR by integrating the Hermite polynomials.
     """
     from scipy.stats import norm
 
@@ -96,7 +99,7 @@ def cornish_fisher(returns, level: float = 0.05, moments_=None) -> Tail:
         r = series(returns)
         moments_ = (float(r.mean()), float(r.std(ddof=1)), *moments(r))
     mu, sd, s, k = moments_
-    if not cornish_fisher_domain(s, k):
+    if not cornish_fisher_domain(s, k, reach=4):
         raise DataError(
             f"Cornish-Fisher is no quantile for skew {s:.2f} and excess kurtosis {k:.2f}: use historical or student",
             rule="domain",
