@@ -274,6 +274,8 @@ def test_haircut_grows_with_trials_and_shrinks_with_the_ratio():
     known = multiple.haircut(1.0, 120, 12, trials=3, others=[0.2, 0.5, 0.9])
     p = 2 * stats.t.sf(1 / 12**0.5 * 120**0.5, 119)
     assert known.p.holm == pytest.approx(4 * p) and known.p.bonferroni == pytest.approx(3 * p)
+    some = multiple.haircut(1.0, 120, 12, trials=10, others=[0.2, 0.5, 0.9])  # seven were not kept
+    assert some.p.holm == pytest.approx(11 * p)
 
 
 # Effective trials, ledger ------------------------------------------------------------------------------------------------------------
