@@ -9,7 +9,7 @@ Modules:
 - `tradebench.cli.shell`: The frame of the command `tradebench`: one line for each error, exit codes that scripts can trust, and nothing imported that a verb does not need.
 - `tradebench.features.volatility`: Realised volatility from closes, ranges and gaps, the exponentially weighted one, and the Hurst exponent.
 - `tradebench.validation.sharpe`: How sure a Sharpe ratio is: its standard error, the probability that it beats a benchmark, and the track record that this needs.
-- `tradebench.validation.var`: VaR and CVaR by seven models, one bar ahead and rolled through a history so that no forecast has seen what it forecasts."""
+- `tradebench.validation.var`: VaR and CVaR by six models, one bar ahead and rolled through a history so that no forecast has seen what it forecasts."""
 
 from importlib import import_module
 

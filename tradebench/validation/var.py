@@ -1,4 +1,4 @@
-"""VaR and CVaR by seven models, one bar ahead and rolled through a history so that no forecast has seen what it forecasts.
+"""VaR and CVaR by six models, one bar ahead and rolled through a history so that no forecast has seen what it forecasts.
 
 Conventions, as in `backtest.metrics`: VaR is the `level` quantile of the return of the next bar and CVaR the mean return at or below it,
 so both are **negative for a loss** and CVaR <= VaR. `level` is the probability of the tail: 0.01 for what is also called 99 % VaR.
