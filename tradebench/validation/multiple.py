@@ -68,7 +68,7 @@ def study(returns, method: str = "bhy", level: float = 0.05, trials: int | None 
     frame = pd.DataFrame(dict(sharpe=sr, t=t, p=p, adjusted=q, discovery=q <= level), index=names)
     return frame.sort_values("t", ascending=False, kind="stable")
 
-# %% ../../nbs/validation/23_multiple.ipynb #ba4beb81
+# %% ../../nbs/validation/23_multiple.ipynb #83eaffeb
 def plot_pvalues(p, level: float = 0.05, trials: int | None = None):
     "Ordered p-values against the limit that each method sets for its i-th smallest; both axes logarithmic"
     p = np.sort(np.asarray(p, np.float64))
@@ -88,7 +88,7 @@ def plot_pvalues(p, level: float = 0.05, trials: int | None = None):
         f"{len(p)} p-values against the limits of {level:.0%} over {m:,} tests",
         lines + [dots | dict(marker=dict(color=BLUE, size=5))],
         xaxis=dict(title="Rank", type="log"),
-        yaxis=dict(title="p-value", type="log"),
+        yaxis=dict(title="p-value", type="log", exponentformat="power"),
     )
 
 # %% ../../nbs/validation/23_multiple.ipynb #cd5ed5a6

@@ -141,7 +141,7 @@ def deflated(returns, trials: float | None = None, variance: float | None = None
         source,
     )
 
-# %% ../../nbs/validation/21_trials.ipynb #12916d16
+# %% ../../nbs/validation/21_trials.ipynb #2819c471
 def bearable_trials(d: Deflated, confidence: float = 0.95) -> float:
     "Largest number of trials for which the deflated ratio still reaches `confidence`; 1 or less means never, infinite above 1e12"
     level = lambda n: dsr(d.sr, d.n, n, d.variance, d.skew, d.kurt) - confidence
@@ -192,6 +192,6 @@ def plot_deflated(d: Deflated, confidence: float = 0.95, marks: dict | None = No
         [curve, dots],
         hovermode="closest",
         xaxis=dict(type="log", title="Independent trials"),
-        yaxis=dict(range=[0, 1.05], tickformat=".0%", title="DSR"),
+        yaxis=dict(range=[0, 1.12], tickformat=".0%", title="DSR"),
         shapes=[limit],
     )
