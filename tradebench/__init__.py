@@ -7,7 +7,9 @@ Modules:
 - `tradebench.backtest.plots`: Figures of a result in one house style: the overview, the parts, and a heat map of parameters.
 - `tradebench.backtest.report`: Tables of a result, and one self-contained HTML page that a reviewer can open anywhere.
 - `tradebench.cli.shell`: The frame of the command `tradebench`: one line for each error, exit codes that scripts can trust, and nothing imported that a verb does not need.
-- `tradebench.features.volatility`: Realised volatility from closes, ranges and gaps, the exponentially weighted one, and the Hurst exponent."""
+- `tradebench.features.volatility`: Realised volatility from closes, ranges and gaps, the exponentially weighted one, and the Hurst exponent.
+- `tradebench.validation.sharpe`: How sure a Sharpe ratio is: its standard error, the probability that it beats a benchmark, and the track record that this needs.
+- `tradebench.validation.var`: VaR and CVaR by six models, one bar ahead and rolled through a history so that no forecast has seen what it forecasts."""
 
 from importlib import import_module
 
