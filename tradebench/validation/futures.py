@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FUTURES', 'STAMPS', 'ACTIONS', 'ROWS', 'Change', 'Poison', 'FrameFutures', 'BarsFutures']
 
-# %% ../../nbs/validation/10_lookahead_futures.ipynb #30bee677
+# %% ../../nbs/validation/10_lookahead_futures.ipynb #81f51eae
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from ..data.bars import Bars
 from ..data.checks import FIELDS, MEMBER, PRESENT, TRADED
 
-# %% ../../nbs/validation/10_lookahead_futures.ipynb #e14092d2
+# %% ../../nbs/validation/10_lookahead_futures.ipynb #d0c16208
 FUTURES = ("removed", "nan", "random", "mirrored", "shuffled", "shifted")
 
 
@@ -82,7 +82,7 @@ def _spread(x) -> float:
     x = x[np.isfinite(x)]
     return float(x.std()) or 1.0 if len(x) else 1.0
 
-# %% ../../nbs/validation/10_lookahead_futures.ipynb #c6177e5a
+# %% ../../nbs/validation/10_lookahead_futures.ipynb #8b798cc3
 STAMPS, ACTIONS, ROWS = "stamps", "actions", "number of rows"
 
 
@@ -186,7 +186,7 @@ def _moved(index, change):
         later = index[a - 1] + pd.to_timedelta(np.arange(1, len(index) - a + 1), unit="us")
     return index[:a].append(later).rename(index.name)
 
-# %% ../../nbs/validation/10_lookahead_futures.ipynb #747a13a4
+# %% ../../nbs/validation/10_lookahead_futures.ipynb #e78cc995
 class BarsFutures:
     "Changed copies of `Bars`"
 

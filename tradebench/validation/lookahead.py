@@ -17,7 +17,7 @@ from .futures import ACTIONS, FUTURES, ROWS, STAMPS, Change
 from .recursion import settling, unripe
 from .targets import as_target
 
-# %% ../../nbs/validation/13_lookahead.ipynb #228c4e06
+# %% ../../nbs/validation/13_lookahead.ipynb #8c0c12f9
 LEAK, UNSTABLE, SHORT, FAILED = "look-ahead", "not deterministic", "warm-up too short", "could not be tested"
 
 
@@ -124,7 +124,11 @@ class Report:
         yield from self.notes
         for cut, future, message in self.errors:
             yield f"with row {cut} and later {future} it raised {message}"
-        slow = [s for s in self.settles if not s.too_short and (s.needed is None or s.needed > (s.declared or 0))]
+        slow = [
+            s
+            for s in self.settles
+            if not s.too_short and (s.needed is None or s.needed > max(s.declared or 0, s.missing))
+        ]
         if self.kind != "strategy" and slow:
             yield "where the bars begin shows for a while: " + "; ".join(map(str, slow[:3]))
 
@@ -183,7 +187,7 @@ class _Hunt:
         found = self.ask(change)
         return found is not None and bool(found[row, column])
 
-# %% ../../nbs/validation/13_lookahead.ipynb #5e08364d
+# %% ../../nbs/validation/13_lookahead.ipynb #f93e22f1
 def chosen_cuts(base, index, count: int) -> list:
     "At most `count` rows at which to cut, see above"
     T = len(base)
@@ -213,17 +217,17 @@ def _plan(hunt, cuts, futures, budget):
     "([(cut, futures)], words for it, whether every bar is a cut)"
     T = len(hunt.base)
     every = range(1, T)
-    if cuts == "auto":
+    if isinstance(cuts, str) and cuts in ("auto", "bars"):
         cost = max(hunt.cost, 1e-6)
         if cost * len(every) * len(futures) <= budget:
             cuts = "every"
-        elif cost * len(every) * 3 <= budget and set(futures) == set(FUTURES):
+        elif (cuts == "bars" or cost * len(every) * 3 <= budget) and set(futures) == set(FUTURES):
             plan = [(c, ("random", "mirrored", IN_TURN[c % 4])) for c in every]
             return plan, "every bar, both random futures and one of the others in turn", True
         else:
             cuts = max(int(budget / (cost * len(futures))), 12)
     if isinstance(cuts, str) and cuts != "every":
-        raise StrategyError(f'cuts={cuts!r}: say "auto", "every", a number, or a list of rows')
+        raise StrategyError(f'cuts={cuts!r}: say "auto", "bars", "every", a number, or a list of rows')
     if cuts == "every" or (isinstance(cuts, int | np.integer) and cuts >= len(every)):
         words = "every future" if set(futures) == set(FUTURES) else f"futures: {', '.join(futures)}"
         return [(c, futures) for c in every], f"every bar, {words}", True
@@ -337,7 +341,7 @@ def _finding(hunt, k, bar, cut, futures, leaking):
     return Finding(LEAK, name, bar, target.index[bar], _short_names(inputs, target.inputs), ahead,
         bool(ahead) and bar + ahead[1] == len(hunt.base) - 1, futures, cut, detail)  # fmt: skip
 
-# %% ../../nbs/validation/13_lookahead.ipynb #1d610082
+# %% ../../nbs/validation/13_lookahead.ipynb #719f5be2
 DETAILED = 24  # columns whose input and reach are looked for
 
 
@@ -351,7 +355,7 @@ def hunt(
     bars: a frame, which a function gets as it is, or `Bars`, which a function gets as decisions see them (forward-adjusted).
     params: parameters, where `target` is no instance; a function's keyword arguments. make: for a strategy, the function of a frame that computes
     the declared inputs; without it they are data, and how they were made is not tested.
-    cuts: "auto", "every", a number, or rows, see the table above. futures: those to try. budget: seconds for "auto".
+    cuts: "auto", "bars", "every", a number, or rows, see the table above. futures: those to try. budget: seconds for "auto".
     tolerance: relative difference that counts as rounding (default 1e-12; 1e-9 for functions). settle: see `settling`; None leaves that check out.
     warmup, recursive: what a function declares. seed: of the random futures. options: of a strategy's backtest.
     Raises StrategyError for an unknown target, and what the target itself raises on the bars as they are.

@@ -10,13 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-# %% ../../nbs/validation/12_lookahead_warmup.ipynb #76992f9b
+# %% ../../nbs/validation/12_lookahead_warmup.ipynb #d84018f5
 class Settling(NamedTuple):
     "Bars after which a column no longer shows where the bars began"
 
     column: str
     needed: int | None  # None: it has not settled when the bars end
     declared: int | None  # bars of warm-up that the target declares, or None
+    missing: int  # missing values at the start
     row: int  # the start, a row of the bars, that needed most
     too_short: bool
 
@@ -39,7 +40,7 @@ def leading(column) -> int:
     there = ~np.isnan(column)
     return int(there.argmax()) if there.any() else len(column)
 
-# %% ../../nbs/validation/12_lookahead_warmup.ipynb #b7d6bcde
+# %% ../../nbs/validation/12_lookahead_warmup.ipynb #71493eaa
 def settling(target, *, tolerance: float = 1e-6, starts=None, base=None) -> list:
     """A `Settling` for each column of a target, see `as_target`.
 
@@ -63,7 +64,7 @@ def settling(target, *, tolerance: float = 1e-6, starts=None, base=None) -> list
         first = max(leading(column), *(leading(late[k][:, i]) for k in starts))
         owed = first if target.recursive else needed
         broken = declared is not None and target.kind != "strategy" and (owed is None or owed > declared)
-        out.append(Settling(name, needed, declared, row, broken))
+        out.append(Settling(name, needed, declared, leading(column), row, broken))
     return out
 
 # %% ../../nbs/validation/12_lookahead_warmup.ipynb #6472ee9a

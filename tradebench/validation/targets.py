@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_table', 'FunctionTarget', 'IndicatorTarget', 'write_down', 'recorded', 'StrategyTarget', 'as_target']
 
-# %% ../../nbs/validation/11_lookahead_targets.ipynb #d12e935c
+# %% ../../nbs/validation/11_lookahead_targets.ipynb #c2086252
 import numpy as np
 
 from ..backtest.simulation import Simulation, batch_record, input_array, simulation
@@ -17,7 +17,7 @@ from ..strategies.follow import PandasStrategy, _aligned
 from ..strategies.strategy import BATCH, DECISION, Higher, Strategy
 from .futures import BarsFutures, Change, FrameFutures, Poison
 
-# %% ../../nbs/validation/11_lookahead_targets.ipynb #1e65210b
+# %% ../../nbs/validation/11_lookahead_targets.ipynb #90a283f9
 def _numbers(column) -> np.ndarray:
     "A column as float64, in which equal values stay equal"
     import pandas as pd
@@ -95,7 +95,7 @@ class FunctionTarget:
         frame = self.frame.iloc[first:]
         return self._in_order(*as_table(self._call(frame.copy()), frame.index))
 
-# %% ../../nbs/validation/11_lookahead_targets.ipynb #5b1c8853
+# %% ../../nbs/validation/11_lookahead_targets.ipynb #7f435430
 class IndicatorTarget:
     "A streaming indicator over the columns that it names"
 
@@ -132,7 +132,7 @@ class IndicatorTarget:
         "Float64[T - first, K]: over the bars from row `first` on"
         return self._over(self.poison.values[first:])
 
-# %% ../../nbs/validation/11_lookahead_targets.ipynb #812e4c31
+# %% ../../nbs/validation/11_lookahead_targets.ipynb #03e0e915
 def write_down(addr):
     "Entry: copy the decisions of the batch at `addr` to row t of the DECISION array at its `metric_state`"
     b = record_at(addr, BATCH)
@@ -143,9 +143,10 @@ def write_down(addr):
     return 0
 
 
-def _record(sim, log, stop):
+def _record(sim, log, stop, writer=None):
     "Advance `sim` to `stop` with its decisions written to `log`"
-    sim.batch["always"], sim.batch["metric"], sim.batch["metric_state"] = 1, compiled(write_down), address(log)
+    sim.batch["always"], sim.batch["metric"] = 1, writer or compiled(write_down)
+    sim.batch["metric_state"] = address(log)
     sim.advance(stop)
     sim.batch["metric"] = 0
 
@@ -160,7 +161,7 @@ def recorded(strategy, bars, stop: int | None = None, **options) -> tuple[Simula
     _record(sim, log, stop)
     return sim, log.view("f8").reshape(*log.shape, len(DECISION))
 
-# %% ../../nbs/validation/11_lookahead_targets.ipynb #786fc650
+# %% ../../nbs/validation/11_lookahead_targets.ipynb #06faa9ca
 _FRESH = ("state", "slots", "accounts", "out")
 
 
@@ -175,11 +176,13 @@ class StrategyTarget:
         self.later_bars = BarsFutures(bars, seed)
         self.inputs = self.later_bars.inputs
         many = len(bars.symbols) > 1
-        named = [*DECISION.names, *(f"input {c}" for c in self.cls.input_columns())]
-        if issubclass(self.cls, PandasStrategy):
-            named = [*DECISION.names]  # its inputs are its decisions
-        self.columns = [f"{s}.{n}" if many else n for n in named for s in bars.symbols]
-        self._width = len(named) - len(DECISION)
+        # the inputs of a pandas strategy are its decisions
+        more = [] if issubclass(self.cls, PandasStrategy) else [f"input {c}" for c in self.cls.input_columns()]
+        self.columns = [
+            f"{s}.{n}" if many else n for named in (DECISION.names, more) for s in bars.symbols for n in named
+        ]
+        self._width, self._writer = len(more), compiled(write_down)
+        self._log = np.empty(bars.flags.shape, DECISION)
         self.warmup, self.recursive = strategy.warm(strategy.values), True
         self._sim = self._simulation(bars)
         self._start = {k: getattr(self._sim, k).copy() for k in _FRESH}
@@ -213,24 +216,22 @@ class StrategyTarget:
         return ""
 
     def values(self, change: Change | None = None) -> np.ndarray:
-        "Float64[rows, K]; with a change, decisions up to its start alone: the rest is nan"
+        "Float64[rows, K]; with a change, only the rows before its start"
         bars, sim = self._with_made(self.later_bars(change)), self._sim
         given = self.strategy.columns(bars) if isinstance(self.strategy, PandasStrategy) else {}
         sim.bars, sim.extras, sim.next = bars, input_array(self.cls, bars, given), 0
         for k, start in self._start.items():
             getattr(sim, k)[...] = start
         sim.batch = batch_record(bars, sim.slots, sim.out, sim.extras)
-        log = np.full(bars.flags.shape, np.nan, DECISION)
-        _record(sim, log, None if change is None else change.start)
-        return self._table(log, sim.extras)
+        stop = len(bars) if change is None else change.start
+        self._log[:stop].view("f8")[...] = np.nan  # what the engine does not write is missing, not old
+        _record(sim, self._log, stop, self._writer)
+        return self._table(self._log[:stop], sim.extras)
 
     def _table(self, log, extras):
-        T, N = log.shape
-        out = np.empty((T, len(DECISION) + self._width, N))
-        out[:, : len(DECISION)] = log.view("f8").reshape(T, N, -1).transpose(0, 2, 1)
-        if self._width:
-            out[:, len(DECISION) :] = extras.transpose(0, 2, 1)
-        return out.reshape(T, -1)
+        "Decisions, symbol by symbol, then inputs; a copy"
+        table = log.view("f8").reshape(len(log), -1)
+        return np.hstack([table, extras[: len(log)].reshape(len(log), -1)]) if self._width else table.copy()
 
     def later(self, first: int) -> np.ndarray:
         "Float64[T - first, K]: decisions of a run that begins at row `first`"
@@ -238,7 +239,7 @@ class StrategyTarget:
         sim, found = recorded(self.strategy, bars, **self.options)
         return self._table(found.reshape(-1).view(DECISION).reshape(bars.flags.shape), sim.extras)
 
-# %% ../../nbs/validation/11_lookahead_targets.ipynb #8ae3685e
+# %% ../../nbs/validation/11_lookahead_targets.ipynb #72a3f8e5
 def _called(text: str):
     "Strategy, indicator or function that `text` names. Raises StrategyError."
     from tradebench import registry
