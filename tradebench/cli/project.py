@@ -92,7 +92,7 @@ import pytest
 
 from tradebench import backtest, load
 from tradebench.registry import find
-from tradebench.strategies.causality import first_leak
+from tradebench.validation.lookahead import first_leak
 
 HOME = Path(__file__).parents[1]
 

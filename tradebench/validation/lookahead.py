@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAK', 'UNSTABLE', 'SHORT', 'FAILED', 'IN_TURN', 'DETAILED', 'Finding', 'Report', 'chosen_cuts', 'hunt', 'first_leak']
 
-# %% ../../nbs/validation/13_lookahead.ipynb #e22f9dd3
+# %% ../../nbs/validation/13_lookahead.ipynb #9dddd06c
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import StrategyError, TradebenchError
-from .futures import ACTIONS, FUTURES, ROWS, STAMPS, Change
+from .futures import ACTIONS, EXTREMES, FUTURES, ROWS, STAMPS, Change
 from .recursion import settling, unripe
 from .targets import as_target
 
-# %% ../../nbs/validation/13_lookahead.ipynb #8c0c12f9
+# %% ../../nbs/validation/13_lookahead.ipynb #b32cfedf
 LEAK, UNSTABLE, SHORT, FAILED = "look-ahead", "not deterministic", "warm-up too short", "could not be tested"
 
 
@@ -139,7 +139,7 @@ class Report:
         table = self.frame.to_html(index=False) if self.findings else ""
         return head + table + "".join(f"<p>{escape(line)}</p>" for line in self._remarks())
 
-# %% ../../nbs/validation/13_lookahead.ipynb #075c2720
+# %% ../../nbs/validation/13_lookahead.ipynb #6ce47217
 def _changed(before, after, tolerance, size):
     "Where numbers differ; equal shapes"
     if np.array_equal(before.view("i8"), after.view("i8")):
@@ -187,7 +187,7 @@ class _Hunt:
         found = self.ask(change)
         return found is not None and bool(found[row, column])
 
-# %% ../../nbs/validation/13_lookahead.ipynb #f93e22f1
+# %% ../../nbs/validation/13_lookahead.ipynb #b4f396a8
 def chosen_cuts(base, index, count: int) -> list:
     "At most `count` rows at which to cut, see above"
     T = len(base)
@@ -237,7 +237,7 @@ def _plan(hunt, cuts, futures, budget):
         raise StrategyError(f"cuts: row {wrong[0]} cannot be one, the bars have rows 0 to {T - 1}, and row 0 no past")
     return [(c, futures) for c in rows], f"{len(rows):,} of {T:,} bars, every future", listed
 
-# %% ../../nbs/validation/13_lookahead.ipynb #13b73fcf
+# %% ../../nbs/validation/13_lookahead.ipynb #813546a9
 def _search(hunt, plan, pending, dense):
     "{column: (bar, cut, futures)} of the first leaks; columns that turn out to be unstable are left out of them"
     found, before = {}, 0
@@ -282,8 +282,8 @@ def _earlier(hunt, k, bar, cut, names, clean):
             clean = middle
     return bar, cut, names
 
-# %% ../../nbs/validation/13_lookahead.ipynb #97799180
-_TRIED = ("random", "mirrored", "shuffled", "nan", "shifted")
+# %% ../../nbs/validation/13_lookahead.ipynb #01d6dfd2
+_TRIED = ("random", "mirrored", *EXTREMES, "shuffled", "nan", "shifted")
 
 
 def _leaking_inputs(hunt, k, bar):
@@ -310,7 +310,7 @@ def _ahead(hunt, k, bar, inputs):
     "(nearest, farthest) bar ahead that matters, or None where only the stamps or the number of rows do"
     T = len(hunt.base)
     inputs = tuple(i for i in inputs if i in hunt.target.inputs and i not in (STAMPS, ACTIONS)) or None
-    ways = ("random", "mirrored", "shuffled", "nan")
+    ways = ("random", "mirrored", *EXTREMES, "nan")
 
     def shows(a, b):
         return any(hunt.shows(k, bar, Change(a, f, inputs, b)) for f in ways)
@@ -341,7 +341,7 @@ def _finding(hunt, k, bar, cut, futures, leaking):
     return Finding(LEAK, name, bar, target.index[bar], _short_names(inputs, target.inputs), ahead,
         bool(ahead) and bar + ahead[1] == len(hunt.base) - 1, futures, cut, detail)  # fmt: skip
 
-# %% ../../nbs/validation/13_lookahead.ipynb #719f5be2
+# %% ../../nbs/validation/13_lookahead.ipynb #63636003
 DETAILED = 24  # columns whose input and reach are looked for
 
 
