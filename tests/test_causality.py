@@ -166,7 +166,9 @@ def test_catches_a_week_that_is_known_too_early(temporary, monkeypatch):
 
     monkeypatch.setattr(higher_module, "higher_columns", early)
     leak = first_leak(AboveTheWeek, bars, cuts=40)
-    assert leak.column in ("target", "input week_close", "input week_open", "input week_new") and leak.bar == leak.cut - 1
+    assert (
+        leak.column in ("target", "input week_close", "input week_open", "input week_new") and leak.bar == leak.cut - 1
+    )
 
 
 def test_passes_what_is_honest(temporary):

@@ -14,7 +14,7 @@ import numpy as np
 from ..data.bars import Bars
 from ..data.checks import FIELDS, MEMBER, PRESENT, TRADED
 
-# %% ../../nbs/validation/10_lookahead_futures.ipynb #48f04f8e
+# %% ../../nbs/validation/10_lookahead_futures.ipynb #f2a9b3b6
 FUTURES = ("removed", "nan", "random", "mirrored", "shuffled", "shifted")
 EXTREMES = ("huge", "below")
 
@@ -31,9 +31,9 @@ class Change(NamedTuple):
 class Poison:
     """A table of numbers whose rows can be replaced.
 
-    values: float64[T, M]. names: one for each column. kinds: for each column "factor" (positive numbers, such as prices and volume), "flag" (0 or 1),
-    "code" (numbers that stand for words) or "number" (anything else). groups: columns of one group share a random factor, so that a bar's low
-    stays below its high. All draws follow from `seed`, so equal changes give equal numbers.
+    values: float64[T, M]. names: one for each column. kinds: for each column "price", "factor" (other positive numbers, such as volume), "flag"
+    (0 or 1), "code" (numbers that stand for words) or "number" (anything else). groups: prices of one group share a random factor, so that a
+    bar's low stays below its high. All draws follow from `seed`, so equal changes give equal numbers.
     """
 
     def __init__(self, values: np.ndarray, names, kinds, groups, seed: int = 0):
@@ -44,6 +44,9 @@ class Poison:
         self._sign = rng.choice([-1.0, 1.0], (T, 1))
         away = np.abs(rng.normal(size=(T, max(groups, default=0) + 1)))[:, list(groups)] if M else np.zeros((T, 0))
         self._factor, self._step = 0.05 + 0.3 * away, (1.0 + 2.0 * away) * spread
+        self._times = np.isin(self.kinds, ("price", "factor"))
+        price = np.flatnonzero(self.kinds == "price")
+        self._bars = [price[np.asarray(groups)[price] == g] for g in dict.fromkeys(np.asarray(groups)[price])]
         self._bit, self._pick = rng.random((T, M)) < 0.5, rng.integers(0, max(T, 1), (T, M))
 
     def rows(self, change: Change) -> np.ndarray:
@@ -70,7 +73,9 @@ class Poison:
 
     def _random(self, old, a, b, first):
         sign = self._sign[a:b] * self._sign[a] * first  # the first row goes the way that was asked for
-        new = np.where(self.kinds == "factor", old * np.exp(sign * self._factor[a:b]), old + sign * self._step[a:b])
+        new = np.where(self._times, old * np.exp(sign * self._factor[a:b]), old + sign * self._step[a:b])
+        if a > 0:
+            self._first(new[0], old[0], self.values[a - 1], self._factor[a], self._step[a], first)
         if (flag := self.kinds == "flag").any():
             bits = self._bit[a:b] ^ (first < 0)
             bits[0] = old[0] == 0.0
@@ -79,8 +84,20 @@ class Poison:
             new[:, code] = np.take_along_axis(self.values, self._pick[a:b], axis=0)[:, code]
         return new
 
+    def _first(self, new, old, kept, factor, step, way):
+        "Move the first changed row wholly to one side of the last kept one: prices bar by bar, other columns each by itself"
+        alone = (self.kinds == "factor") & (kept > 0)
+        new[alone] = kept[alone] * np.exp(way * factor[alone])
+        number = (self.kinds == "number") & np.isfinite(kept)
+        new[number] = kept[number] + way * step[number]
+        for at in self._bars:
+            here, there = old[at], kept[at]
+            if (here > 0).all() and (there > 0).all():
+                reach = there.max() / here.min() if way > 0 else there.min() / here.max()
+                new[at] = here * reach * np.exp(way * factor[at])
+
     def _extreme(self, old, a, b, times):
-        new = np.where(self.kinds == "factor", old * times, old + times * self._step[a:b])
+        new = np.where(self._times, old * times, old + times * self._step[a:b])
         flag, code = self.kinds == "flag", self.kinds == "code"
         new[:, flag] = 1.0 - old[:, flag]
         new[:, code] = np.take_along_axis(self.values, self._pick[a:b], axis=0)[:, code]
@@ -92,7 +109,7 @@ def _spread(x) -> float:
     x = x[np.isfinite(x)]
     return float(x.std()) or 1.0 if len(x) else 1.0
 
-# %% ../../nbs/validation/10_lookahead_futures.ipynb #c6177e5a
+# %% ../../nbs/validation/10_lookahead_futures.ipynb #c86a6349
 STAMPS, ACTIONS, ROWS = "stamps", "actions", "number of rows"
 
 
@@ -102,7 +119,15 @@ def _kind(name: str, column) -> str:
     if column.dtype.kind not in "iuf":
         return "code"
     plain = name.rpartition(".")[2]
-    return "factor" if plain in FIELDS else "flag" if plain == "in_universe" else "number"
+    return (
+        "factor"
+        if plain == "volume"
+        else "price"
+        if plain in FIELDS
+        else "flag"
+        if plain == "in_universe"
+        else "number"
+    )
 
 
 def _label(column) -> str:
@@ -196,7 +221,7 @@ def _moved(index, change):
         later = index[a - 1] + pd.to_timedelta(np.arange(1, len(index) - a + 1), unit="us")
     return index[:a].append(later).rename(index.name)
 
-# %% ../../nbs/validation/10_lookahead_futures.ipynb #9735f284
+# %% ../../nbs/validation/10_lookahead_futures.ipynb #2801f353
 class BarsFutures:
     "Changed copies of `Bars`"
 
@@ -211,7 +236,7 @@ class BarsFutures:
             *([member.astype(float)] if self._masked else []),
         ]
         fields = [*FIELDS, *self._more, *(["in_universe"] if self._masked else [])]
-        kinds = ["factor"] * 5 + ["number"] * len(self._more) + ["flag"] * self._masked
+        kinds = ["price"] * 4 + ["factor"] + ["number"] * len(self._more) + ["flag"] * self._masked
         names = [f if N == 1 else f"{s}.{f}" for s in bars.symbols for f in fields]
         values = np.stack(planes, axis=2).reshape(T, -1).astype(float)
         self.poison = Poison(values, names, kinds * N, np.repeat(np.arange(N), len(fields)), seed)

@@ -139,7 +139,7 @@ class Report:
         table = self.frame.to_html(index=False) if self.findings else ""
         return head + table + "".join(f"<p>{escape(line)}</p>" for line in self._remarks())
 
-# %% ../../nbs/validation/13_lookahead.ipynb #6ce47217
+# %% ../../nbs/validation/13_lookahead.ipynb #740ceb1f
 def _changed(before, after, tolerance, size):
     "Where numbers differ; equal shapes"
     if np.array_equal(before.view("i8"), after.view("i8")):
@@ -171,7 +171,9 @@ class _Hunt:
         return _changed(self.base[:rows], np.ascontiguousarray(table[:rows]), self.tolerance, self.size)
 
     def ask(self, change: Change):
-        "`differs` up to the change's start, None where the target raises"
+        "`differs` up to the change's start, None where the target raises, and where the last row alone cannot change places"
+        if change.future in ("shuffled", "shifted") and change.start == len(self.base) - 1:
+            return None
         self.runs += 1
         try:
             table = self.target.values(change)
@@ -237,7 +239,7 @@ def _plan(hunt, cuts, futures, budget):
         raise StrategyError(f"cuts: row {wrong[0]} cannot be one, the bars have rows 0 to {T - 1}, and row 0 no past")
     return [(c, futures) for c in rows], f"{len(rows):,} of {T:,} bars, every future", listed
 
-# %% ../../nbs/validation/13_lookahead.ipynb #813546a9
+# %% ../../nbs/validation/13_lookahead.ipynb #e7831fac
 def _search(hunt, plan, pending, dense):
     "{column: (bar, cut, futures)} of the first leaks; columns that turn out to be unstable are left out of them"
     found, before = {}, 0
@@ -269,26 +271,35 @@ def _search(hunt, plan, pending, dense):
 
 def _earlier(hunt, k, bar, cut, names, clean):
     "The earliest (bar, cut, futures) of column `k` that halving the rows between `clean` and `cut` comes upon"
-    cut = min(cut, bar + 1)
-    while cut - clean > 1:
-        middle = (clean + cut) // 2
-        for name in names:
-            off = hunt.ask(Change(middle, name))
-            if off is not None and off[:, k].any():
-                bar = int(off[:, k].argmax())
-                cut = min(middle, bar + 1)
-                break
+    best, high = (bar, cut, names), min(cut, bar + 2)
+    while high - clean > 1:
+        middle = (clean + high) // 2
+        off = {name: hunt.ask(Change(middle, name)) for name in names}
+        seen = {name: int(x[:, k].argmax()) for name, x in off.items() if x is not None and x[:, k].any()}
+        if seen:
+            best = min(seen.values()), middle, tuple(seen)
+            high = min(middle, best[0] + 2)
         else:
             clean = middle
-    return bar, cut, names
+    return best
 
-# %% ../../nbs/validation/13_lookahead.ipynb #01d6dfd2
+# %% ../../nbs/validation/13_lookahead.ipynb #30feb70b
 _TRIED = ("random", "mirrored", *EXTREMES, "shuffled", "nan", "shifted")
 
 
-def _leaking_inputs(hunt, k, bar):
-    target, cut = hunt.target, bar + 1
-    found = [i for i in target.inputs if any(hunt.shows(k, bar, Change(cut, f, (i,))) for f in _TRIED)]
+def _ways(hunt, k, bar, cut, inputs, tried):
+    "At most three changes that show, those that show for all inputs first; all that are tried where none does"
+    return [f for f in tried if hunt.shows(k, bar, Change(cut, f, inputs))][:3]
+
+
+def _leaking_inputs(hunt, k, bar, cut):
+    target, tried = hunt.target, _ways(hunt, k, bar, cut, None, _TRIED) or _TRIED
+
+    def leaks(name):
+        ways = ("random", "nan") if name == STAMPS else tried
+        return any(hunt.shows(k, bar, Change(cut, f, (name,))) for f in ways)
+
+    found = [i for i in target.inputs if leaks(i)]
     if not found and hunt.shows(k, bar, Change(cut, "removed")):
         found = [ROWS]
     return found or ["several inputs together"]
@@ -306,34 +317,35 @@ def _short_names(inputs, all_inputs):
     return tuple(dict.fromkeys(out))
 
 
-def _ahead(hunt, k, bar, inputs):
+def _ahead(hunt, k, bar, cut, inputs):
     "(nearest, farthest) bar ahead that matters, or None where only the stamps or the number of rows do"
     T = len(hunt.base)
     inputs = tuple(i for i in inputs if i in hunt.target.inputs and i not in (STAMPS, ACTIONS)) or None
-    ways = ("random", "mirrored", *EXTREMES, "nan")
+    ways = _ways(hunt, k, bar, cut, inputs, (*EXTREMES, "random", "mirrored", "nan"))
 
     def shows(a, b):
         return any(hunt.shows(k, bar, Change(a, f, inputs, b)) for f in ways)
 
-    if not shows(bar + 1, None):
+    if not ways:
         return None
-    low, high = 1, T - bar  # a change from bar + low on shows, from bar + high on it does not
+    low, high = cut - bar, T - bar  # a change from bar + low on shows, from bar + high on it does not
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if shows(bar + middle, None) else (low, middle)
     far, low, high = low, 0, T - bar - 1  # a change up to bar + low does not show, up to bar + high it does
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if shows(bar + 1, bar + middle + 1) else (middle, high)
+        low, high = (low, middle) if shows(cut, bar + middle + 1) else (middle, high)
     return min(high, far), far
 
 
 def _finding(hunt, k, bar, cut, futures, leaking):
     target = hunt.target
     name = target.columns[k]
-    inputs = _leaking_inputs(hunt, k, bar)
+    cut = bar + 1 if cut > bar + 1 and any(hunt.shows(k, bar, Change(bar + 1, f)) for f in futures) else cut
+    inputs = _leaking_inputs(hunt, k, bar, cut)
     plain = set(inputs) <= {STAMPS, ACTIONS, ROWS}
-    ahead = None if plain else _ahead(hunt, k, bar, inputs)
+    ahead = None if plain else _ahead(hunt, k, bar, cut, inputs)
     detail = ""
     if hasattr(target, "describe"):
         via = dict.fromkeys(filter(None, (target.describe(target.columns[i]) for i in (k, *sorted(leaking)))))

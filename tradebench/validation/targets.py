@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_table', 'FunctionTarget', 'IndicatorTarget', 'write_down', 'recorded', 'StrategyTarget', 'as_target']
 
-# %% ../../nbs/validation/11_lookahead_targets.ipynb #d12e935c
+# %% ../../nbs/validation/11_lookahead_targets.ipynb #9edaa018
 import numpy as np
 
 from ..backtest.simulation import Simulation, batch_record, input_array, simulation
@@ -15,7 +15,7 @@ from ..features.indicator import Indicator
 from ..jit import address, array_at, compiled, record_at
 from ..strategies.follow import PandasStrategy, _aligned
 from ..strategies.strategy import BATCH, DECISION, Higher, Strategy
-from .futures import BarsFutures, Change, FrameFutures, Poison
+from .futures import BarsFutures, Change, FrameFutures, Poison, _kind
 
 # %% ../../nbs/validation/11_lookahead_targets.ipynb #1e65210b
 def _numbers(column) -> np.ndarray:
@@ -95,7 +95,7 @@ class FunctionTarget:
         frame = self.frame.iloc[first:]
         return self._in_order(*as_table(self._call(frame.copy()), frame.index))
 
-# %% ../../nbs/validation/11_lookahead_targets.ipynb #5b1c8853
+# %% ../../nbs/validation/11_lookahead_targets.ipynb #a840ef28
 class IndicatorTarget:
     "A streaming indicator over the columns that it names"
 
@@ -109,7 +109,7 @@ class IndicatorTarget:
             )
         self.inputs, self.index = tuple(indicator.inputs), frame.index
         data = np.column_stack([frame[c].to_numpy(float) for c in self.inputs])
-        kinds = ["number" if c == "session" else "factor" for c in self.inputs]
+        kinds = [_kind(c, frame[c]) for c in self.inputs]
         self.poison = Poison(data, self.inputs, kinds, [0] * len(kinds), seed)
         self.warmup, self.recursive = indicator.warmup(**indicator.values), indicator.recursive
 
