@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FUTURES', 'EXTREMES', 'STAMPS', 'ACTIONS', 'ROWS', 'Change', 'Poison', 'FrameFutures', 'BarsFutures']
 
-# %% ../../nbs/validation/10_lookahead_futures.ipynb #30bee677
+# %% ../../nbs/validation/10_lookahead_futures.ipynb #81f51eae
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from ..data.bars import Bars
 from ..data.checks import FIELDS, MEMBER, PRESENT, TRADED
 
-# %% ../../nbs/validation/10_lookahead_futures.ipynb #f2a9b3b6
+# %% ../../nbs/validation/10_lookahead_futures.ipynb #b8139a47
 FUTURES = ("removed", "nan", "random", "mirrored", "shuffled", "shifted")
 EXTREMES = ("huge", "below")
 
@@ -59,7 +59,10 @@ class Poison:
             new = np.full(old.shape, np.nan)
             new[:, self.kinds == "flag"] = 0.0
         elif change.future == "shuffled":
-            new = old[np.random.default_rng((self.seed, a)).permutation(len(old))]
+            order = np.random.default_rng((self.seed, a)).permutation(len(old))
+            new = old[
+                order if (order != np.arange(len(old))).any() else order[::-1]
+            ]  # two rows may stay where they were
         elif change.future == "shifted":
             new = np.vstack([old[1:], old[-1:]])
         elif change.future in EXTREMES:
@@ -109,7 +112,7 @@ def _spread(x) -> float:
     x = x[np.isfinite(x)]
     return float(x.std()) or 1.0 if len(x) else 1.0
 
-# %% ../../nbs/validation/10_lookahead_futures.ipynb #c86a6349
+# %% ../../nbs/validation/10_lookahead_futures.ipynb #e562b334
 STAMPS, ACTIONS, ROWS = "stamps", "actions", "number of rows"
 
 
@@ -221,7 +224,7 @@ def _moved(index, change):
         later = index[a - 1] + pd.to_timedelta(np.arange(1, len(index) - a + 1), unit="us")
     return index[:a].append(later).rename(index.name)
 
-# %% ../../nbs/validation/10_lookahead_futures.ipynb #2801f353
+# %% ../../nbs/validation/10_lookahead_futures.ipynb #fc1e3253
 class BarsFutures:
     "Changed copies of `Bars`"
 

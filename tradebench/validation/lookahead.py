@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAK', 'UNSTABLE', 'SHORT', 'FAILED', 'IN_TURN', 'DETAILED', 'Finding', 'Report', 'chosen_cuts', 'hunt', 'first_leak']
 
-# %% ../../nbs/validation/13_lookahead.ipynb #9dddd06c
+# %% ../../nbs/validation/13_lookahead.ipynb #c1058047
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from .futures import ACTIONS, EXTREMES, FUTURES, ROWS, STAMPS, Change
 from .recursion import settling, unripe
 from .targets import as_target
 
-# %% ../../nbs/validation/13_lookahead.ipynb #b32cfedf
+# %% ../../nbs/validation/13_lookahead.ipynb #8c0c12f9
 LEAK, UNSTABLE, SHORT, FAILED = "look-ahead", "not deterministic", "warm-up too short", "could not be tested"
 
 
@@ -139,7 +139,7 @@ class Report:
         table = self.frame.to_html(index=False) if self.findings else ""
         return head + table + "".join(f"<p>{escape(line)}</p>" for line in self._remarks())
 
-# %% ../../nbs/validation/13_lookahead.ipynb #740ceb1f
+# %% ../../nbs/validation/13_lookahead.ipynb #b70d011f
 def _changed(before, after, tolerance, size):
     "Where numbers differ; equal shapes"
     if np.array_equal(before.view("i8"), after.view("i8")):
@@ -189,7 +189,7 @@ class _Hunt:
         found = self.ask(change)
         return found is not None and bool(found[row, column])
 
-# %% ../../nbs/validation/13_lookahead.ipynb #b4f396a8
+# %% ../../nbs/validation/13_lookahead.ipynb #f93e22f1
 def chosen_cuts(base, index, count: int) -> list:
     "At most `count` rows at which to cut, see above"
     T = len(base)
@@ -239,7 +239,7 @@ def _plan(hunt, cuts, futures, budget):
         raise StrategyError(f"cuts: row {wrong[0]} cannot be one, the bars have rows 0 to {T - 1}, and row 0 no past")
     return [(c, futures) for c in rows], f"{len(rows):,} of {T:,} bars, every future", listed
 
-# %% ../../nbs/validation/13_lookahead.ipynb #e7831fac
+# %% ../../nbs/validation/13_lookahead.ipynb #a26d1d3a
 def _search(hunt, plan, pending, dense):
     "{column: (bar, cut, futures)} of the first leaks; columns that turn out to be unstable are left out of them"
     found, before = {}, 0
@@ -283,7 +283,7 @@ def _earlier(hunt, k, bar, cut, names, clean):
             clean = middle
     return best
 
-# %% ../../nbs/validation/13_lookahead.ipynb #30feb70b
+# %% ../../nbs/validation/13_lookahead.ipynb #ab76f990
 _TRIED = ("random", "mirrored", *EXTREMES, "shuffled", "nan", "shifted")
 
 
@@ -353,7 +353,7 @@ def _finding(hunt, k, bar, cut, futures, leaking):
     return Finding(LEAK, name, bar, target.index[bar], _short_names(inputs, target.inputs), ahead,
         bool(ahead) and bar + ahead[1] == len(hunt.base) - 1, futures, cut, detail)  # fmt: skip
 
-# %% ../../nbs/validation/13_lookahead.ipynb #63636003
+# %% ../../nbs/validation/13_lookahead.ipynb #719f5be2
 DETAILED = 24  # columns whose input and reach are looked for
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MARKETS', 'BASKET', 'targets', 'bars_for', 'hunt_one', 'hunt_all', 'summary']
 
-# %% ../../nbs/validation/14_lookahead_catalogue.ipynb #57492b19
+# %% ../../nbs/validation/14_lookahead_catalogue.ipynb #900cdc8e
 from functools import cache
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..data.bars import Bars, prepare
 from .lookahead import Report, hunt
 from .targets import as_target
 
-# %% ../../nbs/validation/14_lookahead_catalogue.ipynb #07ede35a
+# %% ../../nbs/validation/14_lookahead_catalogue.ipynb #e41f2156
 MARKETS = ("AAPL", "sim:minutes,sessions=15")  # for strategies of one symbol, the livelier one of them
 BASKET = "stocks5"
 
@@ -76,7 +76,7 @@ def _dear(entry) -> int:
     cls = find(kind, name)
     return 0 if kind == "indicator" else 1 + 2 * bool(cls.inputs) + cls.basket
 
-# %% ../../nbs/validation/14_lookahead_catalogue.ipynb #ac9377e8
+# %% ../../nbs/validation/14_lookahead_catalogue.ipynb #1841fe61
 def hunt_all(bars=None, *, rows: int = 2000, workers: int = 1, progress=None, entries=None, cuts="bars", **how) -> list:
     """Reports of a hunt through the whole catalogue, strategies first.
 

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Settling', 'leading', 'settling', 'unripe']
 
-# %% ../../nbs/validation/12_lookahead_warmup.ipynb #27ffac2b
+# %% ../../nbs/validation/12_lookahead_warmup.ipynb #1da931e1
 from typing import NamedTuple
 
 import numpy as np
 
-# %% ../../nbs/validation/12_lookahead_warmup.ipynb #90ed6bbe
+# %% ../../nbs/validation/12_lookahead_warmup.ipynb #d84018f5
 class Settling(NamedTuple):
     "Bars after which a column no longer shows where the bars began"
 
@@ -40,7 +40,7 @@ def leading(column) -> int:
     there = ~np.isnan(column)
     return int(there.argmax()) if there.any() else len(column)
 
-# %% ../../nbs/validation/12_lookahead_warmup.ipynb #1ff1790f
+# %% ../../nbs/validation/12_lookahead_warmup.ipynb #71493eaa
 def settling(target, *, tolerance: float = 1e-6, starts=None, base=None) -> list:
     """A `Settling` for each column of a target, see `as_target`.
 
@@ -67,7 +67,7 @@ def settling(target, *, tolerance: float = 1e-6, starts=None, base=None) -> list
         out.append(Settling(name, needed, declared, leading(column), row, broken))
     return out
 
-# %% ../../nbs/validation/12_lookahead_warmup.ipynb #6cc309be
+# %% ../../nbs/validation/12_lookahead_warmup.ipynb #6472ee9a
 def unripe(strategy) -> list:
     "(name in the state, indicator, its warm-up, the strategy's) of indicators that warm up for longer than the strategy declares"
     from tradebench.features.indicator import Indicator

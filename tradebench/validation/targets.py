@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_table', 'FunctionTarget', 'IndicatorTarget', 'write_down', 'recorded', 'StrategyTarget', 'as_target']
 
-# %% ../../nbs/validation/11_lookahead_targets.ipynb #9edaa018
+# %% ../../nbs/validation/11_lookahead_targets.ipynb #5295197c
 import numpy as np
 
 from ..backtest.simulation import Simulation, batch_record, input_array, simulation
@@ -17,7 +17,7 @@ from ..strategies.follow import PandasStrategy, _aligned
 from ..strategies.strategy import BATCH, DECISION, Higher, Strategy
 from .futures import BarsFutures, Change, FrameFutures, Poison, _kind
 
-# %% ../../nbs/validation/11_lookahead_targets.ipynb #1e65210b
+# %% ../../nbs/validation/11_lookahead_targets.ipynb #90a283f9
 def _numbers(column) -> np.ndarray:
     "A column as float64, in which equal values stay equal"
     import pandas as pd
@@ -95,7 +95,7 @@ class FunctionTarget:
         frame = self.frame.iloc[first:]
         return self._in_order(*as_table(self._call(frame.copy()), frame.index))
 
-# %% ../../nbs/validation/11_lookahead_targets.ipynb #a840ef28
+# %% ../../nbs/validation/11_lookahead_targets.ipynb #539b55b4
 class IndicatorTarget:
     "A streaming indicator over the columns that it names"
 
@@ -132,7 +132,7 @@ class IndicatorTarget:
         "Float64[T - first, K]: over the bars from row `first` on"
         return self._over(self.poison.values[first:])
 
-# %% ../../nbs/validation/11_lookahead_targets.ipynb #228988c1
+# %% ../../nbs/validation/11_lookahead_targets.ipynb #03e0e915
 def write_down(addr):
     "Entry: copy the decisions of the batch at `addr` to row t of the DECISION array at its `metric_state`"
     b = record_at(addr, BATCH)
@@ -161,7 +161,7 @@ def recorded(strategy, bars, stop: int | None = None, **options) -> tuple[Simula
     _record(sim, log, stop)
     return sim, log.view("f8").reshape(*log.shape, len(DECISION))
 
-# %% ../../nbs/validation/11_lookahead_targets.ipynb #2f8ed755
+# %% ../../nbs/validation/11_lookahead_targets.ipynb #06faa9ca
 _FRESH = ("state", "slots", "accounts", "out")
 
 
@@ -239,7 +239,7 @@ class StrategyTarget:
         sim, found = recorded(self.strategy, bars, **self.options)
         return self._table(found.reshape(-1).view(DECISION).reshape(bars.flags.shape), sim.extras)
 
-# %% ../../nbs/validation/11_lookahead_targets.ipynb #8ae3685e
+# %% ../../nbs/validation/11_lookahead_targets.ipynb #72a3f8e5
 def _called(text: str):
     "Strategy, indicator or function that `text` names. Raises StrategyError."
     from tradebench import registry
