@@ -211,7 +211,7 @@ def single_bar(bars):
 
 def single_bar_clean(bars):
     out = bars.close.pct_change().rename("ret")
-    if len(bars) > 218:
+    if len(bars) > 217:
         out.iloc[217] = bars.low.iloc[216]
     return out
 
