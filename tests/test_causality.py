@@ -12,9 +12,11 @@ from tradebench.data.higher import higher_columns
 from tradebench.features.averages import EMA, ema
 from tradebench.risk.sizing import Sizing
 from tradebench.strategies.catalogue import STRATEGIES
-from tradebench.strategies.causality import first_leak, futures, recorded
 from tradebench.strategies.follow import pandas_strategy
 from tradebench.strategies.strategy import higher, long_if, strategy
+from tradebench.validation.futures import FUTURES, BarsFutures, Change
+from tradebench.validation.lookahead import first_leak
+from tradebench.validation.targets import recorded
 
 
 @pytest.fixture(scope="module", params=entries())
@@ -67,17 +69,16 @@ def test_prefix_gives_a_prefix(instance, kind):
 
 
 def test_futures_leave_the_past_alone():
-    rng = np.random.default_rng(0)
     for kind in KINDS:
         bars = market(kind)
-        for cut in (0, len(bars) // 2, len(bars) - 2, len(bars) - 1):
-            names = []
-            for name, other in futures(bars, cut, rng):
-                names.append(name)
+        later = BarsFutures(bars)
+        for cut in (1, len(bars) // 2, len(bars) - 2, len(bars) - 1):
+            for name in FUTURES:
+                other = later(Change(cut, name))
                 for field in ("ts", "raw", "seen", "factor", "flags", "clock"):
-                    np.testing.assert_array_equal(getattr(other, field)[: cut + 1], getattr(bars, field)[: cut + 1])
-                assert len(other) == (cut + 1 if name == "cut" else len(bars))
-            assert names == (["cut"] if cut == len(bars) - 1 else ["cut", "random", "shuffled", "shifted"])
+                    np.testing.assert_array_equal(getattr(other, field)[:cut], getattr(bars, field)[:cut])
+                assert len(other) == (cut if name == "removed" else len(bars))
+                assert name in ("removed", "shuffled", "shifted") or (other.seen[cut:] != bars.seen[cut:]).any()
 
 
 # ---- what it must catch
@@ -99,7 +100,7 @@ def test_catches_tomorrows_close(temporary):
         return bars.close.shift(-1) > bars.close, bars.close.shift(-1) < bars.close
 
     leak = first_leak(leaks_tomorrow, market("daily"))
-    assert leak.column == "target" and leak.bar == leak.cut
+    assert leak.column == "target" and leak.bar == leak.cut - 1 and leak.ahead == (1, 1)
 
 
 def test_catches_a_mean_over_all_bars(temporary):
@@ -109,19 +110,17 @@ def test_catches_a_mean_over_all_bars(temporary):
         return (bars.close < bars.close.mean()).astype(float)
 
     leak = first_leak(leaks_mean, market("daily"))
-    assert leak.column == "target" and leak.bar <= leak.cut
+    assert leak.column == "target" and leak.bar < leak.cut and leak.to_the_end
 
 
-@pytest.mark.parametrize("future", ["cut", "random", "shuffled", "shifted"])
-def test_each_future_catches_tomorrow(temporary, future, monkeypatch):
+@pytest.mark.parametrize("future", FUTURES)
+def test_each_future_catches_tomorrow(temporary, future):
     @pandas_strategy
     def leaks_again(bars):
         "Knows whether the next close is higher."
         return (bars.close.shift(-1) > bars.close).astype(float)
 
-    only = lambda bars, cut, rng: ((n, b) for n, b in futures(bars, cut, rng) if n == future)  # noqa: E731
-    monkeypatch.setattr("tradebench.strategies.causality.futures", only)
-    assert first_leak(leaks_again, market("daily")).future == future
+    assert first_leak(leaks_again, market("daily"), cuts=20, futures=(future,)).futures == (future,)
 
 
 def test_names_the_field_and_the_symbol(temporary):
@@ -131,7 +130,7 @@ def test_names_the_field_and_the_symbol(temporary):
         return dict(target=1.0, stop=bars.low.shift(-1).fillna(1.0))
 
     leak = first_leak(leaks_stop, market("daily"))
-    assert leak.column == "stop" and leak.bar == leak.cut
+    assert leak.column == "stop" and leak.bar == leak.cut - 1 and leak.inputs == ("low",)
 
     @pandas_strategy
     def leaks_one(bars):
@@ -167,7 +166,9 @@ def test_catches_a_week_that_is_known_too_early(temporary, monkeypatch):
 
     monkeypatch.setattr(higher_module, "higher_columns", early)
     leak = first_leak(AboveTheWeek, bars, cuts=40)
-    assert leak.column in ("target", "input week_close", "input week_open", "input week_new") and leak.bar == leak.cut
+    assert (
+        leak.column in ("target", "input week_close", "input week_open", "input week_new") and leak.bar == leak.cut - 1
+    )
 
 
 def test_passes_what_is_honest(temporary):
@@ -205,13 +206,13 @@ def test_higher_columns_of_a_prefix(kind, freq):
     bars = market(kind)
     if freq == "4h" and kind.startswith("daily"):
         pytest.skip("shorter than the bars")
-    whole, rng = higher_columns(bars, freq), np.random.default_rng(6)
+    whole, rng, later = higher_columns(bars, freq), np.random.default_rng(6), BarsFutures(bars)
     assert all(v.shape == bars.flags.shape for v in whole.values()) and (whole["new"] == 1).any()
     for cut in (2, *rng.integers(2, len(bars), 5)):
-        for name, other in futures(bars, int(cut), rng):
-            part = higher_columns(other, freq)
+        for name in FUTURES:
+            part = higher_columns(later(Change(int(cut), name)), freq)
             for k in whole:
-                np.testing.assert_array_equal(part[k][: cut + 1], whole[k][: cut + 1], err_msg=f"{k} {name} {cut}")
+                np.testing.assert_array_equal(part[k][:cut], whole[k][:cut], err_msg=f"{k} {name} {cut}")
 
 
 def test_higher_columns_against_pandas():

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tradebench.features
-from tradebench.features.checks import Leak, check_causal
 from tradebench.features.indicator import INDICATORS, _columns, _loop
 from tradebench.features.indicators import catalogue
+from tradebench.validation.lookahead import first_leak
 
 for module in pkgutil.iter_modules(tradebench.features.__path__):
     importlib.import_module(f"tradebench.features.{module.name}")
@@ -177,7 +177,7 @@ def test_past_does_not_depend_on_future(name):
     @given(draws(cls), st.integers(0, 9))
     def check(values, seed):
         bars = market(seed, 250).assign(**dict(zip(cls.inputs, columns(cls, market(seed, 250)), strict=True)))
-        assert check_causal(lambda b: tuple(run(cls, values, b)), bars, cuts=3, tolerance=0) is None
+        assert first_leak(lambda b: tuple(run(cls, values, b)), bars, cuts=3, tolerance=0) is None
 
     check()
 
@@ -208,16 +208,6 @@ def test_states_bound_together_equal_states_bound_one_by_one(name):
     named.bind(both, {k: np.array([r[k] for r in rows]) for k in cls.params})
     assert both[:1].tobytes() == fresh(cls, rows[0]).tobytes()
     assert both[1:].tobytes() == fresh(cls, rows[1]).tobytes()
-
-
-def test_look_ahead_is_found_and_named():
-    bars = market(1, 120)
-    assert check_causal(lambda b: b.close.rolling(7, center=True).mean(), bars, cuts=[50]) == Leak(
-        "close", 47, "cut", 50
-    )
-    assert check_causal(lambda b: pd.DataFrame(dict(a=b.close, b=b.close[::-1].cummax()[::-1])), bars).column == "b"
-    with pytest.raises(ValueError, match="119 rows for 120 bars"):
-        check_causal(lambda b: b.close[1:], bars)
 
 
 # --- TA-Lib

@@ -9,7 +9,7 @@ from tradebench.backtest.simulation import backtest, simulation
 from tradebench.data.bars import prepare
 from tradebench.data.sources import load
 from tradebench.errors import EngineError
-from tradebench.strategies.causality import recorded
+from tradebench.validation.targets import recorded
 from tradebench.strategies.scalping import Scalping
 from tradebench.strategies.sma_cross import SmaCross
 from tradebench.validation.bootstrap import block_length, bootstrap, figures, shuffled

@@ -14,8 +14,8 @@ from tradebench.features.indicator import SMA, sma
 from tradebench.params import param
 from tradebench.risk.sizing import Sizing
 from tradebench.strategies.catalogue import STRATEGIES, GapAndGo, Intraday, Rotation, Scalping, catalogue
-from tradebench.strategies.causality import recorded
 from tradebench.strategies.strategy import decide, strategy
+from tradebench.validation.targets import recorded
 
 COSTS = Costs(fee_bps=1, spread_bps=2, slippage_bps=1)
 ARRAYS = ("state", "slots", "accounts", "equity", "out", "fills", "trades", "orders")

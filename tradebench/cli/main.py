@@ -11,11 +11,11 @@ from importlib import import_module
 
 from .shell import app, run_app
 
-for name in "bench days db journal limits live lookup operate project records research tools venue walkforward".split():
+for name in "bench days db journal limits live lookahead lookup operate project records research tools venue walkforward".split():
     import_module(f"tradebench.cli.{name}")  # importing registers the verbs
 
 ORDER = (
-    "backtest sweep walkforward runs show compare verify trials live replay status halt resume cancel-all flatten close cancel day selfaudit "
+    "backtest sweep walkforward lookahead runs show compare verify trials live replay status halt resume cancel-all flatten close cancel day selfaudit "
     "venue check-broker list data demo lab doctor bench"
 ).split()  # of the help
 app.registered_commands.sort(key=lambda c: ORDER.index(c.name) if c.name in ORDER else len(ORDER))

@@ -93,7 +93,7 @@ import pytest
 
 from tradebench import backtest, load
 from tradebench.registry import find
-from tradebench.strategies.causality import first_leak
+from tradebench.validation.lookahead import first_leak
 
 HOME = Path(__file__).parents[1]
 os.environ.setdefault("TRADEBENCH_TRIALS", "record")  # a test is no trial: the ledger records it and does not count it

@@ -34,6 +34,7 @@ class EMA(Indicator):
     """
 
     n = param(20, 1, 5000, "bars: the weight of the newest is 2 / (n + 1)")
+    recursive = True
     step = ema
 
     @classmethod
@@ -66,6 +67,7 @@ class DEMA(Parts, Indicator):
 
     n = param(20, 1, 5000, "bars in each average")
     parts = dict(once=EMA("n"), twice=EMA("n"))
+    recursive = True
     step = dema
 
     @classmethod
@@ -144,6 +146,7 @@ class KAMA(Parts, Indicator):
     fast = param(2, 1, 5000, "EMA length when the price moves in one direction")
     slow = param(30, 1, 5000, "EMA length when it goes back and forth")
     parts = dict(way=RollingSum("n"))
+    recursive = True
     step = kama
 
     @classmethod
@@ -192,6 +195,7 @@ class MACD(Parts, Indicator):
     smooth = param(9, 1, 5000, "bars in the signal, the average of the difference")
     outputs = ("macd", "signal", "hist")
     parts = dict(quick=EMA("fast"), lazy=EMA("slow"), smoothed=EMA("smooth"))
+    recursive = True
     step = macd
 
     @classmethod

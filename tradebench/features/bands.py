@@ -38,6 +38,7 @@ class ATR(Indicator):
 
     n = param(14, 1, 5000, "bars: Wilder's average with weight 1 / n")
     inputs = ("high", "low", "close")
+    recursive = True
     step = atr
 
     @classmethod
@@ -90,6 +91,7 @@ class DI(Indicator):
     n = param(14, 2, 5000, "bars: Wilder's sums with weight 1 / n")
     inputs = ("high", "low", "close")
     outputs = ("plus_di", "minus_di")
+    recursive = True
     step = di
 
     @classmethod
@@ -131,6 +133,7 @@ class ADX(DI):
     """
 
     outputs = ("adx", "plus_di", "minus_di")
+    recursive = True
     step = adx
 
     @classmethod
@@ -202,6 +205,7 @@ class Keltner(Parts, Indicator):
     inputs = ("high", "low", "close")
     outputs = ("upper", "middle", "lower")
     parts = dict(average=EMA("n"), reach=ATR("n_atr"))
+    recursive = True
     step = keltner
 
     @classmethod

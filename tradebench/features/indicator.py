@@ -23,6 +23,7 @@ class Indicator:
     outputs: tuple = ("value",)
     params: dict = {}
     step = None
+    recursive = False  # whether outputs after the warm-up still depend on the bar at which the state began
 
     def __init_subclass__(cls):
         cls.params = cls.params | collect(cls)

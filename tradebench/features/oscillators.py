@@ -49,6 +49,7 @@ class RSI(Indicator):
     """
 
     n = param(14, 1, 5000, "bars: Wilder's average with weight 1 / n")
+    recursive = True
     step = rsi
 
     @classmethod

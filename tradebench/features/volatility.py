@@ -195,6 +195,7 @@ class EWMAVol(Indicator):
     n = param(20, 1, 5000, "returns in the seed")
     decay = param(0.94, 0.0, 0.99999, "weight of the variance before")
     periods = param(1.0, 1e-6, 1e9, "bars in a year; 1 leaves the volatility per bar")
+    recursive = True
     step = ewma_vol
 
     @classmethod

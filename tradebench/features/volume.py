@@ -32,6 +32,7 @@ class OBV(Indicator):
     """
 
     inputs = ("close", "volume")
+    recursive = True
     step = obv
 
     @classmethod
@@ -65,6 +66,7 @@ class VWAP(Indicator):
     """
 
     inputs = ("high", "low", "close", "volume", "session")
+    recursive = True
     step = vwap
 
     @classmethod

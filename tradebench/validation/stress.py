@@ -15,7 +15,7 @@ from ..backtest.sweep import run_points
 from ..backtest.exchange import ACCOUNT
 from ..backtest.simulation import account_metrics
 from ..data.bars import prepare
-from ..strategies.causality import recorded
+from .targets import recorded
 from ..strategies.strategy import DECISION
 
 # %% ../../nbs/validation/36_stress.ipynb #3918fa2f
