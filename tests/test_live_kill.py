@@ -26,7 +26,7 @@ from tradebench.live.brokers import open_broker
 from tradebench.live.commands import Operator
 from tradebench.live.flatten import Flattener
 from tradebench.live.journal import open_journal
-from tradebench.live.places import find_deployment, places, places_of
+from tradebench.live.places import Place, find_deployment, places, places_of
 from tradebench.live.sqlite import SqliteJournal
 from tradebench.live.types import AccountSpec, Caps, Fenced, JournalError, LiveError, Order, State, client_id
 
@@ -644,6 +644,21 @@ def test_limits_are_set_shown_and_kept(address):
     for bad in (["order_valu", "1"], ["collar", "wide"], ["message_rate", "1", "--scope", "account:a"]):
         assert tradebench("limits", "set", *bad, *say, code=2).count("\n") == 1
     tradebench("limits", "set", "collar", "0.1", "--by", "ann", *where, code=2)
+
+
+def test_symbol_that_nobody_trades_is_a_mistake(tmp_path):
+    async def main():
+        async with open_journal(str(tmp_path / "j.sqlite")) as j:
+            o = Operator(j, "d", [Place("main", symbols=("AAPL", "IBM"), broker="paper")], who="ann", why="x", wait=0.0)
+            for kind in ("halt", "close", "flatten"):
+                with pytest.raises(LiveError, match="unknown symbol 'APPL'; did you mean AAPL"):
+                    await o.do(kind, symbol="APPL")
+            with pytest.raises(LiveError, match="unknown symbol"):
+                await o.resume(symbol="APPL")
+            assert not await j.commands() and not await j.limits()
+            assert (await o.do("halt", symbol="AAPL")).done is not None
+
+    asyncio.run(main())
 
 
 def test_nothing_to_act_on_is_one_line(tmp_path):

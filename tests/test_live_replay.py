@@ -23,6 +23,7 @@ from tradebench.live.deployment import parse, shorthand
 from tradebench.live.journal import open_journal
 from tradebench.live.replay import compare, first_difference, journal_tables, replay_and_compare, simulation_of
 from tradebench.live.streams import open_stream
+from tradebench.live.types import LiveError
 from tradebench.strategies.catalogue import catalogue
 
 MINUTES = "sim:minutes,seed=7,sessions=3"
@@ -118,6 +119,9 @@ def test_over_the_network(tmp_path):
     with venue() as url:
         a = dict(strategy="scalping", params=dict(BUSY)["scalping"], feed="sim:minutes,seed=7,sessions=2", costs=DEAR)
         equal(deployment(tmp_path, a, broker=f"paper:{url}"), 50)
+        # a second time it would wait for bars that the venue has played
+        with pytest.raises(LiveError, match="has traded account .* before"):
+            asyncio.run(replay_and_compare(deployment(tmp_path, a, broker=f"paper:{url}")))
 
 
 @pytest.mark.slow

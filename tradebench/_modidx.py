@@ -2079,6 +2079,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'tradebench/live/commands.py'),
                                           'tradebench.live.commands.Operator._take_over': ( 'live/commands.html#operator._take_over',
                                                                                             'tradebench/live/commands.py'),
+                                          'tradebench.live.commands.Operator._traded': ( 'live/commands.html#operator._traded',
+                                                                                         'tradebench/live/commands.py'),
                                           'tradebench.live.commands.Operator.do': ( 'live/commands.html#operator.do',
                                                                                     'tradebench/live/commands.py'),
                                           'tradebench.live.commands.Operator.latch': ( 'live/commands.html#operator.latch',

@@ -10,6 +10,7 @@ import asyncio
 import time
 from typing import NamedTuple
 
+from ..errors import unknown
 from .actions import Outcome, Scope
 from .flatten import Flattener
 from .places import chosen, reachable
@@ -79,6 +80,12 @@ class Operator:
     def _scopes(self, accounts: list, symbols: list) -> list:
         return [f"instrument:{s}" for s in symbols] or [f"account:{a}" for a in accounts]
 
+    def _traded(self, symbol: str, places: list) -> None:
+        "Raises LiveError, with near names, for a symbol that none of the accounts trades, as far as that is known"
+        known = {s for p in places for s in (*p.symbols, *p.ticks)}
+        if symbol and known and symbol not in known:
+            raise LiveError(unknown("symbol", symbol, sorted(known)))
+
     async def latch(self, kind: str, strategy: str = "", symbol: str = "") -> None:
         "Nothing new from now on: the whole deployment, or the accounts of a strategy, or a symbol. Raises LiveError."
         if strategy and symbol:
@@ -97,6 +104,7 @@ class Operator:
         "Take a latch off, those of repeated executions too. Raises LiveError without a reason."
         if not self.why.strip():
             raise LiveError("a latch is lifted by a person with a reason: --why TEXT")
+        self._traded(symbol, self.places)
         accounts, symbols = [p.account for p in chosen(self.places, strategy)], [symbol] if symbol else []
         whole = not strategy and not symbol
         await self._note_lease()
@@ -147,6 +155,7 @@ class Operator:
     ) -> Answer:
         "halt, cancel-all, flatten, close (of `symbol`) or cancel (of `order`, a client id). Raises LiveError, JournalError."
         mine = chosen(self.places, strategy)
+        self._traded(symbol, mine)
         await self._note_lease()
         if kind in LATCHING:
             await self.latch(kind, strategy, symbol)

@@ -131,7 +131,7 @@ def simulation_of(config, feed):
     return sim
 
 # %% ../../nbs/live/52_replay.ipynb #68ce90ec
-async def _fit(deployment) -> None:
+async def _fit(deployment, fresh: bool) -> None:
     "What an agent would wait for, a replay must have. Raises LiveError for a feed of now, BrokerError for a venue that is not there."
     from tradebench.live.brokers import open_broker
     from tradebench.live.streams import open_stream
@@ -144,9 +144,14 @@ async def _fit(deployment) -> None:
                 "replay` decides again what an agent has seen"
             )
     for text in {a.broker for a in deployment.accounts} - {"paper"}:
-        broker = open_broker(text)
+        broker, mine = open_broker(text), {a.name for a in deployment.accounts if a.broker == text}
         try:
             await broker.connect()
+            found = await broker.snapshot(0) if fresh else None
+            if found and (known := mine & ({f.account for f in found.fills} | {a for a, _ in found.positions})):
+                raise LiveError(
+                    f"the venue {text} has traded account {min(known)!r} before, and a replay begins with nothing: start the venue anew, or name the account otherwise"
+                )
         finally:
             await broker.close()
 
@@ -159,7 +164,7 @@ async def replay_and_compare(deployment, journal=None, limited: bool = False) ->
     from tradebench.live.agent import Agent
     from tradebench.live.streams import open_stream
 
-    await _fit(deployment)
+    await _fit(deployment, journal is None)
     with tempfile.TemporaryDirectory(prefix="tradebench-replay-") as folder:
         own = journal is None
         if own:
