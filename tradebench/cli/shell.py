@@ -78,8 +78,9 @@ def print_table(frame, title: str = "", index: bool = False) -> None:
     from rich.markup import escape
 
     if not sys.stdout.isatty():
-        text = frame.to_string(index=index) if len(frame) else f"nothing ({', '.join(map(str, frame.columns))})"
-        return print(text)
+        if not len(frame):
+            return print(f"nothing ({', '.join(map(str, frame.columns))})")
+        return print("\n".join(_lines(frame.reset_index() if index else frame)))
     from rich.table import Table
 
     table = Table(title=escape(title) or None, title_justify="left", header_style="bold", box=None, pad_edge=False)
@@ -90,6 +91,19 @@ def print_table(frame, title: str = "", index: bool = False) -> None:
     for row in shown.itertuples(index=False):
         table.add_row(*(escape(cell(v)) for v in row))
     Console().print(table)
+
+
+def _lines(frame):
+    "Plain columns, two spaces apart: numbers to the right, words to the left"
+    columns = []
+    for k, name in enumerate(frame.columns):
+        values = frame.iloc[:, k]
+        number = getattr(values.dtype, "kind", "O") in "fiu"
+        words = [str(name), *(values.to_string(index=False, header=False).splitlines() if number else map(str, values))]
+        words = [w.strip() for w in words]
+        wide = max(map(len, words))
+        columns.append([w.rjust(wide) if number else w.ljust(wide) for w in words])
+    return ("  ".join(row).rstrip() for row in zip(*columns, strict=True))
 
 
 def print_rich(thing) -> None:
