@@ -100,7 +100,7 @@ def _lines(frame):
         values = frame.iloc[:, k]
         number = getattr(values.dtype, "kind", "O") in "fiu"
         words = [str(name), *(values.to_string(index=False, header=False).splitlines() if number else map(str, values))]
-        words = [w.strip() for w in words]
+        words = [" ".join(w.split()) for w in words]
         wide = max(map(len, words))
         columns.append([w.rjust(wide) if number else w.ljust(wide) for w in words])
     return ("  ".join(row).rstrip() for row in zip(*columns, strict=True))
