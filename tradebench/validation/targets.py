@@ -75,7 +75,10 @@ class FunctionTarget:
         self.recursive = bool(getattr(function, "recursive", False) if recursive is None else recursive)
 
     def _call(self, frame):
-        return self.function(frame, **self.params)
+        with np.errstate(
+            all="ignore"
+        ):  # a changed future may hold what the function never meets: a negative volume under a logarithm
+            return self.function(frame, **self.params)
 
     def values(self, change: Change | None = None) -> np.ndarray:
         "Float64[rows, K] over the bars, or over changed ones"
