@@ -31,7 +31,7 @@ FIELDS = ("target", "stop", "take", "trail", "limit", "expire")
 nan = math.nan
 
 
-async def until(what, seconds: float = 5.0, say: str = ""):
+async def until(what, seconds: float = 20.0, say: str = ""):
     "Wait for `what()` to hold; its value"
     end = time.monotonic() + seconds
     while not (found := what()):
@@ -254,14 +254,14 @@ class World:
         "Incidents of this kind that were told"
         return [i for i in self.heard if i["kind"] == kind or i["kind"].startswith(kind + ":")]
 
-    async def doubt(self, name: str, seconds: float = 5.0):
+    async def doubt(self, name: str, seconds: float = 20.0):
         return await until(
             lambda: [n for n in self.doubts if n == name or n.startswith(name + ":")],
             seconds,
             f"a doubt {name}; {self.doubts}",
         )
 
-    async def over(self, name: str, seconds: float = 5.0):
+    async def over(self, name: str, seconds: float = 20.0):
         await until(
             lambda: not [n for n in self.doubts if n == name or n.startswith(name + ":")],
             seconds,

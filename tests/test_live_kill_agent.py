@@ -62,7 +62,7 @@ class Agent:
     def status(self):
         return json.loads(tradebench("status", "-j", self.address, "--json"))
 
-    def until(self, what, found, seconds=20):
+    def until(self, what, found, seconds=60):
         "Wait until the status is as wanted"
         end = time.monotonic() + seconds
         while time.monotonic() < end:
