@@ -361,7 +361,7 @@ def test_the_band_holds_what_it_says():
 
 
 def test_notebook_and_page_are_left_in_the_folder(tmp_path, capsys):
-    pytest.importorskip("papermill")
+    pytest.importorskip("papermill", reason="needs papermill: pip install 'tradebench[lab]'")
     import json
 
     import tradebench.cli.days  # noqa: F401
@@ -377,7 +377,7 @@ def test_notebook_and_page_are_left_in_the_folder(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_day_that_is_not_there_is_one_line_and_leaves_nothing(tmp_path, capsys):
-    pytest.importorskip("papermill")
+    pytest.importorskip("papermill", reason="needs papermill: pip install 'tradebench[lab]'")
     import tradebench.cli.days  # noqa: F401
     from tradebench.cli.shell import run_app
 

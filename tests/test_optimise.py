@@ -86,7 +86,6 @@ def test_seed_changes_the_trials(bars, study):
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes"])
 def test_resumed_is_the_same(bars, tmp_path, sampler):
-    pytest.importorskip("cmaes") if sampler == "cmaes" else None
     whole = optimise(Scalping, bars, sampler=sampler, fixed=dict(shorts=False), **HOW)
     for stop in (20, 40, 60):
         part = optimise(

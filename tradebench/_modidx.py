@@ -3656,6 +3656,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'tradebench.live.streams.Stream.live': ( 'live/streams.html#stream.live',
                                                                                   'tradebench/live/streams.py'),
                                          'tradebench.live.streams._Named': ('live/streams.html#_named', 'tradebench/live/streams.py'),
+                                         'tradebench.live.streams.compiled': ('live/streams.html#compiled', 'tradebench/live/streams.py'),
                                          'tradebench.live.streams.connected': ('live/streams.html#connected', 'tradebench/live/streams.py'),
                                          'tradebench.live.streams.instruments_of': ( 'live/streams.html#instruments_of',
                                                                                      'tradebench/live/streams.py'),

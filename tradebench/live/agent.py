@@ -15,6 +15,7 @@ import traceback
 from collections import deque
 from contextlib import suppress
 
+from ..errors import TradebenchError
 from .account import Plan
 from .batches import run_reports, run_stream
 from .durable import commit, flush, recover, snapshot, written
@@ -29,7 +30,7 @@ from .obey import adopt, obey
 from .places import alone
 from .pretrade import load_controls
 from .reconcile import reconcile, resolve
-from .streams import Stream, connected, open_account, open_stream, spec_of, stream_name
+from .streams import Stream, compiled, connected, open_account, open_stream, spec_of, stream_name
 from .supervise import Beats, Clocks, Doubts, Memory, ended, memory_mb
 from .types import BrokerError, Fenced, FeedError, JournalError, LiveError
 
@@ -85,6 +86,8 @@ class Agent:
     async def run(self) -> int:
         "Trade; the exit code"
         crashes, done = 0, -1
+        with suppress(TradebenchError):  # what is wrong with an account is said when it is opened
+            await asyncio.to_thread(compiled, self.deployment.accounts)
         self.watchdog.start()
         pulse = asyncio.create_task(self._pulse(), name="pulse")
         try:
