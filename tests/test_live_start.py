@@ -1,6 +1,9 @@
 """The first steps of an agent and the last ones: a feed that cannot be reached, a deployment that cannot start, a journal after the end."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import re
 import shutil
 import tomllib
@@ -231,3 +234,11 @@ def test_a_dry_run_on_an_empty_database_and_on_none(postgres):  # noqa: F811
     assert found.ok and found.text.endswith(": will be made")
     assert not journal("postgresql://u:secret@127.0.0.1:1/db").ok
     assert "secret" not in journal("postgresql://u:secret@127.0.0.1:1/db").text
+
+
+@pytest.mark.slow  # compiles everything: half a minute
+def test_the_first_start_on_a_new_machine_is_calm(tmp_path):
+    env = os.environ | dict(XDG_CACHE_HOME=str(tmp_path / "cache"))
+    line = [sys.executable, "-m", "tradebench", "live", "--strategy", "sma_cross", "--feed", "replay:AAPL"]
+    out = subprocess.run([*line, "--journal", str(tmp_path / "j.sqlite")], env=env, capture_output=True, text=True)
+    assert out.returncode == 0 and "stalled" not in out.stdout + out.stderr and "fenced" not in out.stdout + out.stderr
